@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
+/*
+ * The layout of /dev/guestpv: Arm PV-time stolen time, one structure per vCPU.
+ *
+ * The device gives one read-only mapping. It begins with the index: a
+ * struct guestpv_header, then header.nr_entries times a struct guestpv_entry,
+ * one for each possible CPU, in the order of CPU numbers. After the index come
+ * the guest pages that hold the structures, each page once, in the order of
+ * their addresses, so that structures which stand 64 bytes apart stay so.
+ * A page that is first seen later comes last.
+ *
+ * Everything needed to read is in the mapping; there is no ioctl. To map it
+ * whole, map the first page, take header.size, and map again. To read a CPU's
+ * stolen time:
+ *
+ *  1. load header.sequence with acquire order; if odd, the index is changing:
+ *     start again, a bounded number of times
+ *  2. take entry.state, .epoch and .offset; without a structure, stop
+ *  3. load the structure's revision and attributes as one aligned 64-bit word
+ *     with acquire order; if it is not zero, do not interpret what follows
+ *  4. load stolen_time as one aligned 64-bit word with acquire order
+ *  5. load step 3's word again with acquire order, then header.sequence;
+ *     if one of them changed, start again
+ *
+ * The index is in the CPU's byte order, the structures are little-endian.
+ */
+#ifndef _UAPI_GUESTPV_H
+#define _UAPI_GUESTPV_H
+
+#include <linux/types.h>
+
+/* "GUESTPV\0" as a little-endian CPU loads it */
+#define GUESTPV_MAGIC		0x0056505453455547ULL
+#define GUESTPV_ABI_VERSION	1
+
+/* Arm DEN0057A: the calls of PV-time, and the draft's number of PV_TIME_ST */
+#define GUESTPV_PV_TIME_FEATURES	0xc5000020U
+#define GUESTPV_PV_TIME_ST		0xc5000021U
+#define GUESTPV_PV_TIME_ST_DRAFT	0xc5000022U
+
+/* In place of a return value: the call was not made. No call returns this. */
+#define GUESTPV_NOT_CALLED	(-0x7fffffffffffffffLL - 1)
+
+/**
+ * enum guestpv_conduit - how SMCCC calls reach the hypervisor
+ * @GUESTPV_CONDUIT_NONE: not at all
+ * @GUESTPV_CONDUIT_SMC: by the SMC instruction
+ * @GUESTPV_CONDUIT_HVC: by the HVC instruction
+ */
+enum guestpv_conduit {
+	GUESTPV_CONDUIT_NONE	= 0,
+	GUESTPV_CONDUIT_SMC	= 1,
+	GUESTPV_CONDUIT_HVC	= 2,
+};
+
+/**
+ * enum guestpv_state - what can be said of a CPU's structure
+ * @GUESTPV_STATE_ABSENT: the CPU was not online since the module was loaded;
+ *	there is no structure
+ * @GUESTPV_STATE_ONLINE: the CPU is online and its structure is live
+ * @GUESTPV_STATE_OFFLINE: the CPU is offline; the structure can still be read
+ *	and holds the last count
+ * @GUESTPV_STATE_REFUSED: the CPU is online, but has no structure that can be
+ *	trusted; &guestpv_entry.fault says why
+ */
+enum guestpv_state {
+	GUESTPV_STATE_ABSENT	= 0,
+	GUESTPV_STATE_ONLINE	= 1,
+	GUESTPV_STATE_OFFLINE	= 2,
+	GUESTPV_STATE_REFUSED	= 3,
+};
+
+/**
+ * enum guestpv_origin - how the structure's address was learned
+ * @GUESTPV_ORIGIN_NONE: it was not
+ * @GUESTPV_ORIGIN_ADOPTED: the kernel owns the structure; its mapping is used
+ *	and PV_TIME_ST was not called
+ * @GUESTPV_ORIGIN_CLAIMED: nobody owned the structure; the module called
+ *	PV_TIME_ST
+ */
+enum guestpv_origin {
+	GUESTPV_ORIGIN_NONE	= 0,
+	GUESTPV_ORIGIN_ADOPTED	= 1,
+	GUESTPV_ORIGIN_CLAIMED	= 2,
+};
+
+/**
+ * enum guestpv_fault - why a structure was refused
+ * @GUESTPV_FAULT_NONE: it was not
+ * @GUESTPV_FAULT_NOT_SUPPORTED: PV_TIME_ST or the query for it was answered
+ *	with NOT_SUPPORTED
+ * @GUESTPV_FAULT_NO_REGION: the kernel owns PV-time but mapped no structure
+ *	for this CPU
+ * @GUESTPV_FAULT_UNALIGNED: the address is zero or not 64-byte aligned
+ * @GUESTPV_FAULT_OUT_OF_RANGE: the address is beyond the physical address size
+ * @GUESTPV_FAULT_SYSTEM_RAM: the page is in the guest's own memory
+ * @GUESTPV_FAULT_OVERLAP: another CPU was given the same structure
+ * @GUESTPV_FAULT_NO_SLOT: no page of the mapping is left for it
+ * @GUESTPV_FAULT_UNREADABLE: the structure could not be mapped or read
+ * @GUESTPV_FAULT_MISMATCH: the count is not the one that the kernel reads
+ */
+enum guestpv_fault {
+	GUESTPV_FAULT_NONE		= 0,
+	GUESTPV_FAULT_NOT_SUPPORTED	= 1,
+	GUESTPV_FAULT_NO_REGION		= 2,
+	GUESTPV_FAULT_UNALIGNED		= 3,
+	GUESTPV_FAULT_OUT_OF_RANGE	= 4,
+	GUESTPV_FAULT_SYSTEM_RAM	= 5,
+	GUESTPV_FAULT_OVERLAP		= 6,
+	GUESTPV_FAULT_NO_SLOT		= 7,
+	GUESTPV_FAULT_UNREADABLE	= 8,
+	GUESTPV_FAULT_MISMATCH		= 9,
+};
+
+/**
+ * struct guestpv_header - the beginning of the mapping
+ * @magic: GUESTPV_MAGIC
+ * @abi_version: GUESTPV_ABI_VERSION; with another value, interpret nothing else
+ * @sequence: odd while the index changes, another even number afterwards
+ * @header_size: bytes from the beginning of the mapping to the first entry
+ * @entry_size: bytes from one entry to the next
+ * @nr_entries: number of entries: CPU numbers are below it
+ * @page_size: the kernel's page size in bytes
+ * @size: bytes of the whole mapping
+ * @smccc_version: of the firmware interface: major in bits 30:16, minor in 15:0
+ * @conduit: one of &enum guestpv_conduit
+ * @reserved: zero
+ */
+struct guestpv_header {
+	__u64 magic;
+	__u32 abi_version;
+	__u32 sequence;
+	__u32 header_size;
+	__u32 entry_size;
+	__u32 nr_entries;
+	__u32 page_size;
+	__u64 size;
+	__u32 smccc_version;
+	__u32 conduit;
+	__u64 reserved[2];
+};
+
+/**
+ * struct guestpv_entry - what is known of one CPU
+ * @state: one of &enum guestpv_state
+ * @origin: one of &enum guestpv_origin
+ * @fault: one of &enum guestpv_fault
+ * @reserved: zero
+ * @epoch: goes up each time the count is known to have started again, as it
+ *	does when the CPU was offline; counts of two epochs have no difference
+ * @ipa: the structure's guest physical address; with a fault, the refused one
+ * @offset: bytes from the beginning of the mapping to the structure; 0 if none
+ * @st_call: the number of PV_TIME_ST that the feature query vouched for, or 0
+ * @arch_features: returned by SMCCC_ARCH_FEATURES(PV_TIME_FEATURES)
+ * @features_self: returned by PV_TIME_FEATURES(PV_TIME_FEATURES)
+ * @features_st: returned by PV_TIME_FEATURES(PV_TIME_ST)
+ * @features_st_draft: returned by PV_TIME_FEATURES(PV_TIME_ST_DRAFT)
+ * @st_return: returned by the last PV_TIME_ST
+ *
+ * The last five are the raw values of the CPU's x0 register, as signed numbers,
+ * or GUESTPV_NOT_CALLED.
+ */
+struct guestpv_entry {
+	__u8  state;
+	__u8  origin;
+	__u8  fault;
+	__u8  reserved;
+	__u32 epoch;
+	__u64 ipa;
+	__u32 offset;
+	__u32 st_call;
+	__s64 arch_features;
+	__s64 features_self;
+	__s64 features_st;
+	__s64 features_st_draft;
+	__s64 st_return;
+};
+
+/**
+ * struct guestpv_stolen_time - what the hypervisor writes (DEN0057A, 3.2.2)
+ * @revision: 0
+ * @attributes: 0
+ * @stolen_time: nanoseconds for which this vCPU did not run though it could
+ */
+struct guestpv_stolen_time {
+	__le32 revision;
+	__le32 attributes;
+	__le64 stolen_time;
+};
+
+#endif /* _UAPI_GUESTPV_H */
