@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Adopt: this kernel was built with CONFIG_PARAVIRT and owns the structures.
+ * PV_TIME_ST would reset the counts that its scheduler subtracts from each
+ * other, so it is never called here. The kernel's own mapping is found instead,
+ * through its static per-CPU variable stolen_time_region (arch/arm64/kernel/paravirt.c).
+ * Its place is known to the kernel's BTF, which user space reads; what user
+ * space says is checked before it is believed.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": not loaded: " fmt
+
+#include <linux/errno.h>
+#include <linux/kernel_stat.h>
+#include <linux/kprobes.h>
+#include <linux/mm.h>
+#include <linux/printk.h>
+#include <linux/sizes.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+#include <linux/utsname.h>
+
+#include "core.h"
+
+static long region_offset;
+static u64 (*kernel_steal_clock)(int cpu);
+
+/* A kprobe resolves what kallsyms no longer exports. It is never armed. */
+static void *text_symbol(const char *name)
+{
+	struct kprobe kp = { .symbol_name = name, .flags = KPROBE_FLAG_DISABLED };
+	void *addr;
+
+	if (register_kprobe(&kp))
+		return NULL;
+	addr = kp.addr;
+	unregister_kprobe(&kp);
+
+	return addr;
+}
+
+static bool is_this_build(const char *build)
+{
+	const struct new_utsname *uts = &init_uts_ns.name;
+	size_t len = strlen(uts->release);
+
+	return !strncmp(build, uts->release, len) && build[len] == ' ' &&
+	       !strcmp(build + len + 1, uts->version);
+}
+
+int guestpv_owner_init(long adopt_offset, const char *adopt_build)
+{
+	if (!adopt_offset || !adopt_build) {
+		pr_err("this kernel owns the stolen-time structures: adopt_offset and adopt_build are needed to adopt them; 'guestpv load' finds them\n");
+		return -EINVAL;
+	}
+	if (abs(adopt_offset) > SZ_16M || adopt_offset % (long)sizeof(void *)) {
+		pr_err("adopt_offset=%ld is not the distance of two per-CPU variables; 'guestpv load' finds the right one\n",
+		       adopt_offset);
+		return -EINVAL;
+	}
+	if (!is_this_build(adopt_build)) {
+		pr_err("adopt_offset belongs to the kernel '%s', and this is '%s %s'; 'guestpv load' finds the right one\n",
+		       adopt_build, init_uts_ns.name.release, init_uts_ns.name.version);
+		return -ESTALE;
+	}
+
+	kernel_steal_clock = text_symbol("para_steal_clock");
+	if (!kernel_steal_clock)
+		kernel_steal_clock = text_symbol("pv_steal_clock"); /* its name before 5.13 */
+	if (!kernel_steal_clock) {
+		pr_err("the kernel's own reader, para_steal_clock(), was not found (CONFIG_KPROBES is needed): the adopted structures could not be checked against it\n");
+		return -ENXIO;
+	}
+
+	region_offset = adopt_offset;
+	return 0;
+}
+
+/*
+ * The kernel's hotplug callback maps the structure before ours runs and unmaps
+ * it after ours ran, on this CPU: the mapping can't go while it is looked at.
+ */
+void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry)
+{
+	const void *region = (void *)per_cpu_ptr(&kernel_cpustat, cpu) + region_offset;
+	struct guestpv_stolen_time st;
+	const void *kaddr;
+	u64 before, after;
+
+	entry->origin = GUESTPV_ORIGIN_ADOPTED;
+	entry->fault = GUESTPV_FAULT_UNREADABLE;
+
+	if (copy_from_kernel_nofault(&kaddr, region, sizeof(kaddr)))
+		return;
+	if (!kaddr) {
+		entry->fault = GUESTPV_FAULT_NO_REGION;
+		return;
+	}
+	if (!is_vmalloc_addr(kaddr) || !IS_ALIGNED((unsigned long)kaddr, 64))
+		return;
+
+	before = kernel_steal_clock(cpu);
+	if (copy_from_kernel_nofault(&st, kaddr, sizeof(st)) || !vmalloc_to_page(kaddr))
+		return;
+	after = kernel_steal_clock(cpu);
+
+	entry->ipa = PFN_PHYS(vmalloc_to_pfn(kaddr)) | offset_in_page(kaddr);
+	if (le64_to_cpu(st.stolen_time) < before || le64_to_cpu(st.stolen_time) > after)
+		entry->fault = GUESTPV_FAULT_MISMATCH;
+	else
+		entry->fault = GUESTPV_FAULT_NONE;
+}
+
+/*
+ * A CPU for which the kernel itself has no mapping is possible. Anything else
+ * that does not check says that the offset is wrong, and then it is wrong for
+ * every CPU.
+ */
+int guestpv_owner_judge(const struct guestpv_entry *entry)
+{
+	if (entry->fault == GUESTPV_FAULT_NONE || entry->fault == GUESTPV_FAULT_NO_REGION)
+		return 0;
+	return -ENXIO;
+}

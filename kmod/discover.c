@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Discovery: SMCCC 1.1 -> ARCH_FEATURES -> PV_TIME_FEATURES -> the number of
+ * PV_TIME_ST (Arm DEN0028 and DEN0057A). Every raw return value is kept.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": not loaded: " fmt
+
+#include <linux/arm-smccc.h>
+#include <linux/errno.h>
+#include <linux/printk.h>
+
+#include "core.h"
+
+int guestpv_discover_conduit(u32 *smccc_version, u32 *conduit)
+{
+	*smccc_version = arm_smccc_get_version();
+
+	switch (arm_smccc_1_1_get_conduit()) {
+	case SMCCC_CONDUIT_SMC:
+		*conduit = GUESTPV_CONDUIT_SMC;
+		return 0;
+	case SMCCC_CONDUIT_HVC:
+		*conduit = GUESTPV_CONDUIT_HVC;
+		return 0;
+	default:
+		pr_err("SMCCC version %u.%u without a conduit: PV-time needs 1.1 or later and firmware that describes it (PSCI in the device tree or ACPI)\n",
+		       *smccc_version >> 16, *smccc_version & 0xffff);
+		return -ENODEV;
+	}
+}
+
+static s64 query(u32 function, u32 argument)
+{
+	struct arm_smccc_res res;
+
+	arm_smccc_1_1_invoke(function, argument, &res);
+	return res.a0;
+}
+
+/*
+ * ARCH_FEATURES returns an int32; the upper half of the register is not defined.
+ * PV_TIME_FEATURES returned an int32 in the draft and an int64 as merged: only a
+ * zero register is a success in both, whatever form a refusal has.
+ */
+static bool arch_features_ok(s64 ret)
+{
+	return (s32)ret >= 0;
+}
+
+static bool pv_features_ok(s64 ret)
+{
+	return ret == 0;
+}
+
+/**
+ * guestpv_discover() - ask the hypervisor of this CPU for PV-time
+ * @entry: where the raw return values go, and the number of PV_TIME_ST
+ *
+ * Return: 0, or -EOPNOTSUPP if the hypervisor refused.
+ */
+int guestpv_discover(struct guestpv_entry *entry)
+{
+	entry->st_call = 0;
+	entry->features_self = GUESTPV_NOT_CALLED;
+	entry->features_st = GUESTPV_NOT_CALLED;
+	entry->features_st_draft = GUESTPV_NOT_CALLED;
+	entry->st_return = GUESTPV_NOT_CALLED;
+
+	entry->arch_features = query(ARM_SMCCC_ARCH_FEATURES_FUNC_ID, GUESTPV_PV_TIME_FEATURES);
+	if (!arch_features_ok(entry->arch_features))
+		return -EOPNOTSUPP;
+
+	entry->features_self = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_FEATURES);
+	entry->features_st = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_ST);
+	entry->features_st_draft = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_ST_DRAFT);
+
+	if (pv_features_ok(entry->features_st))
+		entry->st_call = GUESTPV_PV_TIME_ST;
+	else if (pv_features_ok(entry->features_st_draft))
+		entry->st_call = GUESTPV_PV_TIME_ST_DRAFT;
+	else
+		return -EOPNOTSUPP;
+
+	return 0;
+}
