@@ -11,7 +11,6 @@
 
 #include <linux/errno.h>
 #include <linux/kernel_stat.h>
-#include <linux/kprobes.h>
 #include <linux/mm.h>
 #include <linux/printk.h>
 #include <linux/sizes.h>
@@ -22,21 +21,7 @@
 #include "core.h"
 
 static long region_offset;
-static u64 (*kernel_steal_clock)(int cpu);
-
-/* A kprobe resolves what kallsyms no longer exports. It is never armed. */
-static void *text_symbol(const char *name)
-{
-	struct kprobe kp = { .symbol_name = name, .flags = KPROBE_FLAG_DISABLED };
-	void *addr;
-
-	if (register_kprobe(&kp))
-		return NULL;
-	addr = kp.addr;
-	unregister_kprobe(&kp);
-
-	return addr;
-}
+static guestpv_clock_fn kernel_clock;
 
 static bool is_this_build(const char *build)
 {
@@ -64,10 +49,8 @@ int guestpv_owner_init(long adopt_offset, const char *adopt_build)
 		return -ESTALE;
 	}
 
-	kernel_steal_clock = text_symbol("para_steal_clock");
-	if (!kernel_steal_clock)
-		kernel_steal_clock = text_symbol("pv_steal_clock"); /* its name before 5.13 */
-	if (!kernel_steal_clock) {
+	kernel_clock = guestpv_kernel_clock();
+	if (!kernel_clock) {
 		pr_err("the kernel's own reader, para_steal_clock(), was not found (CONFIG_KPROBES is needed): the adopted structures could not be checked against it\n");
 		return -ENXIO;
 	}
@@ -99,10 +82,10 @@ void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry)
 	if (!is_vmalloc_addr(kaddr) || !IS_ALIGNED((unsigned long)kaddr, 64))
 		return;
 
-	before = kernel_steal_clock(cpu);
+	before = kernel_clock(cpu);
 	if (copy_from_kernel_nofault(&st, kaddr, sizeof(st)) || !vmalloc_to_page(kaddr))
 		return;
-	after = kernel_steal_clock(cpu);
+	after = kernel_clock(cpu);
 
 	entry->ipa = PFN_PHYS(vmalloc_to_pfn(kaddr)) | offset_in_page(kaddr);
 	if (le64_to_cpu(st.stolen_time) < before || le64_to_cpu(st.stolen_time) > after)

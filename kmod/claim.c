@@ -13,6 +13,11 @@
 
 int guestpv_owner_init(long adopt_offset, const char *adopt_build)
 {
+	/* A kernel rebuilt under the same name takes a module that is not for it. */
+	if (guestpv_kernel_clock()) {
+		pr_err("this kernel owns the stolen-time structures, but the module was built for one that does not: build it again\n");
+		return -ESTALE;
+	}
 	if (!adopt_offset && !adopt_build)
 		return 0;
 

@@ -18,6 +18,10 @@
 int guestpv_discover_conduit(u32 *smccc_version, u32 *conduit);
 int guestpv_discover(struct guestpv_entry *entry);
 
+/* clock.c: the kernel's own reader of a CPU's stolen time; NULL if it has none */
+typedef u64 (*guestpv_clock_fn)(int cpu);
+guestpv_clock_fn guestpv_kernel_clock(void);
+
 /*
  * adopt.c or claim.c, by whether the kernel was built to own the structures:
  * where is this CPU's structure? Runs on @cpu, in a context that can sleep.
