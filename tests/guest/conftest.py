@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""Tests that run inside a guest of the lab, as root, against the real module."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _command(*args: str, returncode: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(["guestpv", *args], capture_output=True, text=True, timeout=120)
+    assert done.returncode == returncode, f"guestpv {' '.join(args)}: {done}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def command() -> Command:
+    """Run guestpv as a user would, and expect the return code (0 unless given)."""
+    return _command
+
+
+def kernel_log() -> list[str]:
+    return subprocess.run(["dmesg", "-t"], capture_output=True, text=True).stdout.splitlines()
+
+
+@pytest.fixture
+def new_log_lines() -> Callable[[], list[str]]:
+    """Call it to get what the kernel logged about guestpv since the test began."""
+    before = len(kernel_log())
+    return lambda: [line for line in kernel_log()[before:] if "guestpv" in line]
+
+
+@pytest.fixture
+def unloaded() -> Iterator[None]:
+    """The module is out, before and after."""
+    _command("unload")
+    yield
+    _command("unload")
+
+
+@pytest.fixture
+def loaded() -> Iterator[None]:
+    """The module is in; it goes when the test is over."""
+    _command("load")
+    yield
+    _command("unload")
+
+
+@pytest.fixture
+def last_cpu() -> Iterator[Path]:
+    """The sysfs switch of the last CPU; the CPU is online again afterwards."""
+    cpus = sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/online"))
+    switch = cpus[-1]
+    yield switch
+    if switch.read_text().strip() != "1":
+        switch.write_text("1")
