@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+# Sourced by the commands beside it: makes sure of what they need, then leaves $python behind.
+# The second time there is nothing to do, and it takes no time.
+set -euo pipefail
+
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export GUESTPV_CACHE=${GUESTPV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/guestpv}
+# A checkout has an environment of its own, since the project is installed in it as it stands there.
+venv=$GUESTPV_CACHE/venv-$(printf %s "$checkout" | sha256sum | cut -c1-12)
+python=$venv/bin/python
+export PYTHONPATH=$checkout/tools
+
+say() { printf 'guestpv: %s\n' "$*" >&2; }
+
+install_packages() {
+	# What builds and runs the machines, and what builds the package and the environment.
+	local packages=(
+		mmdebstrap e2fsprogs cpio kmod xz-utils openssh-client util-linux
+		gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm
+		gcc make libc6-dev python3 python3-dev python3-venv
+		bc bison flex libelf-dev libssl-dev patchelf sparse
+	)
+	local installed missing as_root=() started=$SECONDS
+	installed=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' "${packages[@]}" 2>/dev/null |
+		sed -n 's/^ii //p') || true
+	missing=$(comm -23 <(printf '%s\n' "${packages[@]}" | sort) <(sort -u <<<"$installed"))
+	[[ $missing ]] || return 0
+
+	if ((EUID)); then
+		as_root=(sudo)
+		command -v sudo >/dev/null || {
+			say "these Debian packages are missing, and without root or sudo they can't be installed:"
+			say "$(tr '\n' ' ' <<<"$missing")"
+			exit 1
+		}
+	fi
+	say "installing Debian packages: $(tr '\n' ' ' <<<"$missing")"
+	"${as_root[@]}" apt-get -qq update >&2
+	# shellcheck disable=SC2086 # one word for each package
+	"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
+		--no-install-recommends -o Dpkg::Use-Pty=0 $missing >/dev/null
+	say "installing Debian packages: $((SECONDS - started)) s"
+}
+
+install_environment() {
+	# Debian's own Python, since the guests' is the same: byte code made here is valid there.
+	local key started=$SECONDS
+	key=$(cd "$checkout" && find pyproject.toml guestpv/*.c kmod/uapi -type f -exec sha256sum {} + 2>/dev/null | sort | sha256sum) || true
+	[[ $(cat "$venv/key" 2>/dev/null) != "$key" ]] || return 0
+
+	say "installing the Python environment"
+	mkdir -p "$GUESTPV_CACHE"
+	(
+		flock 9
+		[[ $(cat "$venv/key" 2>/dev/null) != "$key" ]] || exit 0
+		/usr/bin/python3 -m venv --clear "$venv"
+		if [[ -e $checkout/guestpv/_native.c ]]; then
+			"$python" -m pip -qq install -e "$checkout[lab,test,lint]" >&2
+		else
+			"$python" -c "import tomllib; p = tomllib.load(open('$checkout/pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *sum(p['optional-dependencies'].values(), []), sep='\n')" >"$venv/requirements"
+			"$python" -m pip -qq install -r "$venv/requirements" >&2
+		fi
+		printf %s "$key" >"$venv/key"
+	) 9>"$venv.lock"
+	say "installing the Python environment: $((SECONDS - started)) s"
+}
+
+install_packages
+install_environment

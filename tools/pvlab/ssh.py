@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""Commands on a machine of the lab, by ssh over one connection that stays open."""
+
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import LabError
+from .process import bound
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def new_key(directory: Path) -> str:
+    """Make a key that serves for one run only; return the public half as /init expects it."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", directory / "key"],
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    return (directory / "key.pub").read_text().split()[1]
+
+
+class Ssh:
+    """A connection to one machine."""
+
+    def __init__(self, directory: Path, name: str, port: int) -> None:
+        self._control = directory / f"{name}.ssh"
+        self._options = [
+            "-q",
+            "-F/dev/null",
+            f"-oControlPath={self._control}",
+            "-oUserKnownHostsFile=/dev/null",
+            "-oStrictHostKeyChecking=no",
+            "-oIdentitiesOnly=yes",
+            "-oHostKeyAlgorithms=ssh-ed25519",
+            f"-i{directory / 'key'}",
+            f"-p{port}",
+            "root@127.0.0.1",
+        ]
+        self._name = name
+        self._master: subprocess.Popen[bytes] | None = None
+
+    def connect(self, timeout: float = 60) -> None:
+        """Log in. The machine takes commands when this returns."""
+        self._master = subprocess.Popen(
+            bound(["ssh", "-M", "-N", *self._options]),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + timeout
+        while not self._control.exists():
+            if self._master.poll() is not None or time.monotonic() > deadline:
+                raise LabError(f"{self._name} does not let us log in")
+            time.sleep(0.02)
+
+    def argv(self, command: Sequence[str], *, pty: bool = False) -> list[str]:
+        """The command line, on this machine, of a command on that one."""
+        remote = f"PATH={PATH} exec {shlex.join(['env', *command])}"
+        return bound(["ssh", "-tt" if pty else "-T", *self._options, remote])
+
+    def run(
+        self, command: Sequence[str], *, timeout: float | None = None, input: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv(command), input=input or "", capture_output=True, text=True, timeout=timeout
+        )
+
+    def close(self) -> None:
+        if self._master:
+            self._master.kill()
+            self._master.wait()
