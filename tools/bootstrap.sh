@@ -54,6 +54,7 @@ install_environment() {
 		flock 9
 		[[ $(cat "$venv/key" 2>/dev/null) != "$key" ]] || exit 0
 		/usr/bin/python3 -m venv --clear "$venv"
+		"$python" -m pip -qq install 'setuptools>=77' >&2
 		if [[ -e $checkout/guestpv/_native.c ]]; then
 			"$python" -m pip -qq install -e "$checkout[lab,test,lint]" >&2
 		else

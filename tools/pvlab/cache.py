@@ -5,12 +5,13 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from .progress import step
 
+PARTIAL = ".partial"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -29,32 +30,38 @@ def digest(*inputs: str | Path) -> str:
             continue
         for path in sorted(item.rglob("*")) if item.is_dir() else [item]:
             if path.is_file() and "__pycache__" not in path.parts:
-                total.update(str(path.relative_to(item)).encode() + b"\0" + path.read_bytes())
+                total.update(f"{item.name}/{path.relative_to(item)}".encode() + b"\0")
+                total.update(path.read_bytes())
     return total.hexdigest()[:16]
 
 
-def artefact(name: str, inputs: list[str | Path], build: Callable[[Path], None]) -> Path:
+def artefact(name: str, inputs: Sequence[str | Path], build: Callable[[Path], None]) -> Path:
     """The directory that `build` fills, built unless it is there already.
 
     It appears under its name only when it is complete. Whoever else wants the same one
     meanwhile waits for it; what an interrupted build left is removed by the next.
     """
-    final = cache_dir() / f"{name}-{digest(*inputs)}"
-    if final.exists():
-        return final
-    with _locked(final):
-        if final.exists():
-            return final
-        partial = final.with_name(f"{final.name}.partial")
+    complete = cache_dir() / f"{name}-{digest(*inputs)}"
+    if complete.exists():
+        return complete
+    with _locked(complete):
+        if complete.exists():
+            return complete
+        partial = complete.with_name(complete.name + PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
             with step(f"building {name}"):
                 build(partial)
-            partial.rename(final)
+            partial.rename(complete)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return final
+    return complete
+
+
+def final(path: Path) -> Path:
+    """What will be the path of something in an artefact when the artefact is complete."""
+    return Path(*(part.removesuffix(PARTIAL) for part in path.parts))
 
 
 @contextmanager

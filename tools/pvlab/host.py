@@ -14,7 +14,6 @@ from .cache import cache_dir
 from .image import root_image
 from .kernels import kernel
 from .machine import Machine
-from .payload import payload
 from .process import bound
 from .progress import step
 from .ssh import Ssh
@@ -43,13 +42,11 @@ class EmulatedHost:
         self._ports: dict[int, int] = {}
 
     def start(self) -> None:
-        stock = kernel("stock-6.1")
         monitor = self._directory / "host.qmp"
         ports = (22, GUEST_SSH, GUEST_QMP)
         machine = Machine(
             name=self.name,
-            kernel=stock.directory(),
-            payload=payload(stock),
+            kernel=kernel("stock-6.1"),
             root=str(root_image()),
             console=self._console,
             key=self._key,

@@ -35,7 +35,10 @@ PACKAGES = (
     "util-linux",
 )
 UNNEEDED = ("doc", "doc-base", "info", "iso-codes", "locale", "lintian", "man", "xml")
-PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
+PLATFORM_OPTIONS = (
+    *(f"--platform=manylinux{version}_aarch64" for version in ("_2_28", "_2_17", "2014")),
+    *("--python-version=3.11", "--only-binary=:all:"),
+)
 SITE_PACKAGES = Path("usr/local/lib/python3.11/dist-packages")
 
 
@@ -67,15 +70,19 @@ def _build(directory: Path) -> None:
         shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
     _configure(root)
     _install_wheels(root / SITE_PACKAGES)
-    # Byte code that is never checked against its source: in the guest, looking takes seconds.
-    process.run(
-        *(sys.executable, "-m", "compileall", "-q", "-j", "2"),
-        *("--invalidation-mode", "unchecked-hash", "-s", root, "-p", "/"),
-        *(root / "usr/lib/python3.11", root / "usr/lib/python3", root / SITE_PACKAGES),
-    )
+    compile_python(root, "usr/lib/python3.11", "usr/lib/python3", SITE_PACKAGES)
     image = directory / "root.ext4"
     process.run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", root, image, "1G")
     shutil.rmtree(root)
+
+
+def compile_python(root: Path, *directories: str | Path) -> None:
+    """Make byte code that is never checked against its source: looking takes a guest seconds."""
+    process.run(
+        *(sys.executable, "-m", "compileall", "-q", "-j", "2"),
+        *("--invalidation-mode", "unchecked-hash", "-s", root, "-p", "/"),
+        *(root / directory for directory in directories),
+    )
 
 
 def _configure(root: Path) -> None:
@@ -94,8 +101,7 @@ def _configure(root: Path) -> None:
 def _install_wheels(directory: Path) -> None:
     process.run(
         *(sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--target", directory),
-        *(f"--platform={platform}" for platform in PLATFORMS),
-        *("--python-version=3.11", "--only-binary=:all:", *requirements()),
+        *(*PLATFORM_OPTIONS, *requirements()),
     )
     # Entry points were given the path of this machine's Python; in the guest, `python -m` serves.
     shutil.rmtree(directory / "bin", ignore_errors=True)

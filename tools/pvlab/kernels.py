@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The kernels of the lab: what a machine boots, and what the module is built against."""
 
-import re
+import lzma
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import debian, process
+from . import debian, headers, process
 from .cache import artefact
 from .errors import LabError
 
@@ -20,22 +20,24 @@ MODULES = (
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel. Its directory holds Image, initrd and build/, the tree for building modules."""
+    """A kernel of the lab, in a directory of the cache.
+
+    It holds `release`, what `uname -r` says; `build`, the tree to build modules in; and if it can
+    be booted, `Image`, and `modules`, what an initrd has to load, in that order.
+    """
 
     name: str
     what: str
-    bootable: bool
+    recipe: tuple[Path, ...]
     build: Callable[[Path], None]
-    recipe: Path
+    bootable: bool = True
 
     def directory(self) -> Path:
         """Where it is, made now if it is not there yet."""
-        inputs = [self.name, self.recipe, Path(__file__), Path(__file__).parent / "init"]
-        return artefact(f"kernel-{self.name}", list(inputs), self.build)
+        return artefact(f"kernel-{self.name}", self.recipe, self.build)
 
     @property
     def release(self) -> str:
-        """What `uname -r` says in it."""
         return (self.directory() / "release").read_text()
 
 
@@ -45,63 +47,71 @@ def _stock(suite: str) -> Callable[[Path], None]:
     def build(directory: Path) -> None:
         unpacked = directory / "unpacked"
         with debian.apt(suite) as apt:
-            image = apt.dependency("linux-image-arm64", r"linux-image-.*-arm64")
-            apt.extract(unpacked, image)
-        release = image.removeprefix("linux-image-")
+            release = headers.unpack(directory, suite, apt)
+            apt.extract(unpacked, f"linux-image-{release}")
         (directory / "release").write_text(release)
         shutil.copy(unpacked / f"boot/vmlinuz-{release}", directory / "Image")
+        if not (unpacked / "lib").exists():
+            (unpacked / "lib").symlink_to("usr/lib")
         process.run("/sbin/depmod", "-b", unpacked, release)
-        make_initrd(directory, _needed_modules(unpacked, release))
+        _keep_modules(directory / "modules", unpacked, release)
         shutil.rmtree(unpacked)
 
     return build
 
 
-def _needed_modules(root: Path, release: str) -> list[Path]:
-    """Paths of the modules that /init loads, in the order in which they can be loaded."""
+def _headers_only(suite: str) -> Callable[[Path], None]:
+    """The headers of Debian's kernel: to build against, not to boot."""
+
+    def build(directory: Path) -> None:
+        with debian.apt(suite) as apt:
+            (directory / "release").write_text(headers.unpack(directory, suite, apt))
+
+    return build
+
+
+def _keep_modules(directory: Path, root: Path, release: str) -> None:
+    """Copy what MODULES need, named so that their alphabetical order is that of loading."""
+    directory.mkdir()
     needed: dict[Path, None] = {}
     for name in MODULES:
         lines = process.run("/sbin/modprobe", "-d", root, "-S", release, "--show-depends", name)
         for line in lines.splitlines():
             if line.startswith("insmod "):
                 needed[Path(line.split()[1])] = None
-    return list(needed)
+    for number, path in enumerate(needed):
+        content = path.read_bytes()
+        if path.suffix == ".xz":
+            content = lzma.decompress(content)
+        (directory / f"{number:02}-{path.name.removesuffix('.xz')}").write_bytes(content)
 
 
-def make_initrd(directory: Path, modules: list[Path]) -> None:
-    """Put together what the kernel starts from: busybox, modules, and /init."""
-    root = directory / "initrd.root"
-    for name in "bin", "dev", "proc", "sys", "modules.d":
-        (root / name).mkdir(parents=True)
-    shutil.copy(_busybox(), root / "bin/busybox")
-    shutil.copy(Path(__file__).parent / "init", root / "init")
-    (root / "init").chmod(0o755)
-    for module in modules:
-        shutil.copy(module, root / "modules.d")
-    (root / "modules").write_text("".join(f"modules.d/{path.name}\n" for path in modules))
-    process.run("sh", "-c", "find . | cpio --quiet -o -H newc -R 0:0 > ../initrd", cwd=root)
-    shutil.rmtree(root)
-
-
-def _busybox() -> Path:
-    def build(directory: Path) -> None:
-        with debian.apt("bookworm") as apt:
-            apt.extract(directory, "busybox-static")
-
-    return artefact("busybox", [], build) / "bin/busybox"
-
+_HERE = Path(__file__).parent
+_RECIPE = (_HERE / "kernels.py", _HERE / "headers.py")
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
-        Kernel("stock-6.1", "Debian 12's", True, _stock("bookworm"), Path(__file__)),
-        Kernel("stock-6.12", "Debian 13's", True, _stock("trixie"), Path(__file__)),
+        Kernel("stock-6.1", "Debian 12's", _RECIPE, _stock("bookworm")),
+        Kernel("stock-6.12", "Debian 13's", _RECIPE, _stock("trixie")),
+        Kernel(
+            "build-5.10", "Debian 11's headers", _RECIPE, _headers_only("bullseye"), bootable=False
+        ),
+        Kernel(
+            "build-newest",
+            "Debian unstable's headers",
+            _RECIPE,
+            _headers_only("sid"),
+            bootable=False,
+        ),
     )
 }
 
 
 def kernel(name: str) -> Kernel:
-    try:
-        return KERNELS[name]
-    except KeyError:
-        raise LabError(f"no kernel '{name}'; there are: {', '.join(KERNELS)}") from None
+    """The kernel of that name that a machine can boot."""
+    found = KERNELS.get(name)
+    if found is None or not found.bootable:
+        bootable = ", ".join(kernel.name for kernel in KERNELS.values() if kernel.bootable)
+        raise LabError(f"no kernel '{name}' to boot; there are: {bootable}")
+    return found

@@ -13,7 +13,6 @@ from . import boot
 from .host import GUEST_QMP, GUEST_SSH, EmulatedHost
 from .kernels import kernel
 from .machine import Machine
-from .payload import payload
 from .progress import step
 from .ssh import Ssh, new_key
 
@@ -53,13 +52,11 @@ class Lab:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _start_guest(self) -> None:
-        chosen = kernel(self._kernel)
         console = self._directory / "guest.console"
         messages = self._directory / "guest.qemu"
         machine = Machine(
             name="guest",
-            kernel=chosen.directory(),
-            payload=payload(chosen),
+            kernel=kernel(self._kernel),
             root=self.host.root,
             console=console,
             key=self._key,

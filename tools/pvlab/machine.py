@@ -4,14 +4,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from .initrd import initrd
+from .kernels import Kernel
+from .payload import payload
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """A machine, as the arguments of the QEMU that runs it."""
 
     name: str
-    kernel: Path  # a kernel's directory
-    payload: Path
+    kernel: Kernel
     root: str  # the root image, or the disk that holds it
     console: Path
     key: str
@@ -26,14 +29,15 @@ class Machine:
         return [
             *("-nodefaults", "-display", "none", "-no-reboot"),
             *("-smp", str(self.cpus), "-m", self.memory),
-            *("-kernel", str(self.kernel / "Image"), "-initrd", str(self.kernel / "initrd")),
+            *("-kernel", str(self.kernel.directory() / "Image")),
+            *("-initrd", str(initrd(self.kernel))),
             *("-append", command_line),
             *("-chardev", f"file,id=console,path={self.console}", "-serial", "chardev:console"),
             *("-device", "virtio-rng-device"),
             *("-netdev", ",".join(("user,id=net,restrict=on", *self.forwards))),
             *("-device", "virtio-net-device,netdev=net"),
             *_disk("root", self.root),
-            *_disk("payload", str(self.payload)),
+            *_disk("payload", str(payload(self.kernel))),
         ]
 
 

@@ -1,16 +1,103 @@
 # SPDX-License-Identifier: MIT
-"""The project as a guest gets it: a tar on a disk of its own, unpacked over the root at boot."""
+"""The project as a machine gets it: a tar on a disk of its own, unpacked over the root at boot.
 
-import tarfile
+It holds the package as a user would install it (a wheel, cross-built), the module for the
+machine's kernel where DKMS would put it, and the tests that run in a guest.
+"""
+
+import os
+import shutil
+import sys
 from pathlib import Path
 
-from .cache import artefact
+from . import debian, kmod, process
+from .cache import CHECKOUT, artefact
+from .image import PLATFORM_OPTIONS, SITE_PACKAGES, compile_python
 from .kernels import Kernel
 
 
 def payload(kernel: Kernel) -> Path:
-    def build(directory: Path) -> None:
-        with tarfile.open(directory / "payload.tar", "w"):
-            pass
+    """The tar for machines that boot this kernel."""
+    module, package, tests = kmod.build(kernel).module, _package(), _tests()
 
-    return artefact(f"payload-{kernel.name}", [Path(__file__)], build) / "payload.tar"
+    def build(directory: Path) -> None:
+        root = directory / "root"
+        shutil.copytree(package, root)
+        for test in tests:
+            copy = root / "root" / test.relative_to(CHECKOUT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(test, copy)
+        extra = root / "lib/modules" / kernel.release / "extra"
+        extra.mkdir(parents=True)
+        shutil.copy(module, extra)
+        for name in "modules.order", "modules.builtin":
+            (extra.parent / name).touch()
+        process.run("/sbin/depmod", "-b", root, kernel.release)
+        tar = directory / "payload.tar"
+        process.run("tar", "-C", root, "--owner=0", "--group=0", "-cf", tar, ".")
+        shutil.rmtree(root)
+
+    inputs: list[str | Path] = [Path(__file__), kernel.release, module, package.name, *tests]
+    return artefact(f"payload-{kernel.name}", inputs, build) / "payload.tar"
+
+
+def _tests() -> list[Path]:
+    """The guest's tests and pytest's settings; `pytest tests/guest` works there as it does here."""
+    return [CHECKOUT / "pyproject.toml", *sorted((CHECKOUT / "tests/guest").glob("*.py"))]
+
+
+def _package() -> Path:
+    """A root directory with the package installed in it, and the `guestpv` command."""
+    sources = [
+        *(CHECKOUT / name for name in ("pyproject.toml", "README.md", "LICENSE")),
+        *kmod.sources(),
+        *(
+            path
+            for pattern in ("*.py", "*.pyi", "*.c", "*.h", "py.typed")
+            for path in sorted((CHECKOUT / "guestpv").rglob(pattern))
+        ),
+    ]
+
+    def build(directory: Path) -> None:
+        if not (CHECKOUT / "guestpv/_native.c").exists():  # TODO: until it is there
+            (directory / "root").mkdir()
+            return
+        checkout, wheels = directory / "checkout", directory / "wheels"
+        for source in sources:
+            copy = checkout / source.relative_to(CHECKOUT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, copy)
+        pip = (sys.executable, "-m", "pip", "-q")
+        cross = {
+            "CC": "aarch64-linux-gnu-gcc",
+            "LDSHARED": "aarch64-linux-gnu-gcc -shared",
+            "CFLAGS": f"-I{_python_headers()}",
+            "_PYTHON_HOST_PLATFORM": "linux-aarch64",
+        }
+        wheel = (*pip, "wheel", "--no-deps", "--no-build-isolation")
+        process.run(*wheel, "-w", wheels, checkout, env=os.environ | cross)
+        site = directory / "root" / SITE_PACKAGES
+        install = (*pip, "install", "--no-deps", "--no-compile", *PLATFORM_OPTIONS)
+        process.run(*install, "--platform=linux_aarch64", "--target", site, *wheels.glob("*.whl"))
+        compile_python(directory / "root", SITE_PACKAGES)
+
+        # pip wrote the path of this machine's Python into the command.
+        command = directory / "root/usr/local/bin/guestpv"
+        command.parent.mkdir(parents=True)
+        (site / "bin/guestpv").rename(command)
+        command.write_text("#!/usr/bin/python3\n" + command.read_text().split("\n", 1)[1])
+        for scratch in checkout, wheels, site / "bin":
+            shutil.rmtree(scratch)
+
+    recipe = [Path(__file__), Path(__file__).parent / "image.py"]
+    return artefact("package", recipe + sources, build) / "root"
+
+
+def _python_headers() -> Path:
+    """Where <aarch64-linux-gnu/python3.11/pyconfig.h> is, which Debian's Python.h asks for."""
+
+    def build(directory: Path) -> None:
+        with debian.apt("bookworm") as apt:
+            apt.extract(directory, "libpython3.11-dev")
+
+    return artefact("python-headers", [], build) / "usr/include"
