@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Stolen time, seen and verified from inside a Linux guest.
+
+    import guestpv
+
+    with guestpv.open() as reader:
+        print(reader.read(0).stolen_ns)
+"""
+
+from guestpv.delta import DELTA, delta
+from guestpv.errors import (
+    BusyError,
+    Error,
+    FormatError,
+    ModuleError,
+    NoSourceError,
+    NoSuchCpuError,
+    PermissionDeniedError,
+    StructureError,
+    UnsupportedError,
+)
+from guestpv.reader import SNAPSHOT, Reader, Reading, Source
+from guestpv.sources import open
+
+__all__ = [
+    "DELTA",
+    "SNAPSHOT",
+    "BusyError",
+    "Error",
+    "FormatError",
+    "ModuleError",
+    "NoSourceError",
+    "NoSuchCpuError",
+    "PermissionDeniedError",
+    "Reader",
+    "Reading",
+    "Source",
+    "StructureError",
+    "UnsupportedError",
+    "delta",
+    "open",
+]

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""Page images: files in the layout of the device, for recordings, simulation, tests, benchmarks."""
+
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from guestpv import layout
+from guestpv.layout import Conduit, Origin, State
+
+KVM_IPA = 0x090A0000
+"""Where QEMU's virt machine puts the first structure; the next follow at 64 bytes."""
+
+
+def write_image(
+    path: str | os.PathLike[str],
+    stolen_ns: Sequence[int],
+    *,
+    epochs: Sequence[int] | None = None,
+    ipa: int = KVM_IPA,
+) -> None:
+    """Write a page image: a CPU for each count in *stolen_ns* (nanoseconds), all online.
+
+    The structures stand 64 bytes apart from *ipa* on, as KVM's do. *epochs* are 1 if not given.
+    The file appears whole, or not at all.
+    """
+    index, pages = _layout(len(stolen_ns), ipa)
+    image = np.zeros(index + pages, np.uint8)
+
+    header = image[: layout.HEADER.itemsize].view(layout.HEADER)[0]
+    header["magic"] = layout.MAGIC
+    header["abi_version"] = layout.ABI_VERSION
+    header["header_size"] = layout.HEADER.itemsize
+    header["entry_size"] = layout.ENTRY.itemsize
+    header["nr_entries"] = len(stolen_ns)
+    header["page_size"] = mmap.PAGESIZE
+    header["size"] = len(image)
+    header["smccc_version"] = 0x10001
+    header["conduit"] = Conduit.HVC
+
+    entries = np.ndarray(len(stolen_ns), layout.ENTRY, image, layout.HEADER.itemsize)
+    entries["state"] = State.ONLINE
+    entries["origin"] = Origin.ADOPTED
+    entries["epoch"] = 1 if epochs is None else epochs
+    entries["ipa"] = ipa + np.arange(len(stolen_ns)) * layout.STRUCTURE_ALIGNMENT
+    entries["offset"] = index + entries["ipa"] - ipa + ipa % mmap.PAGESIZE
+    entries["st_call"] = layout.PV_TIME_ST
+    entries["features_st_draft"] = -1
+    entries["st_return"] = layout.NOT_CALLED
+
+    structures(image)["stolen_time"] = stolen_ns
+
+    temporary = Path(f"{os.fspath(path)}.partial")
+    temporary.write_bytes(image.tobytes())
+    temporary.replace(path)
+
+
+def structures(image: "np.ndarray[tuple[int], np.dtype[np.uint8]]") -> np.ndarray:
+    """The structures of an image that `write_image` laid out, as a view of its bytes."""
+    header = image[: layout.HEADER.itemsize].view(layout.HEADER)[0]
+    first = image[layout.HEADER.itemsize :][: layout.ENTRY.itemsize].view(layout.ENTRY)[0]
+    return np.ndarray(
+        int(header["nr_entries"]),
+        layout.STOLEN_TIME,
+        image,
+        int(first["offset"]),
+        layout.STRUCTURE_ALIGNMENT,
+    )
+
+
+def _layout(cpus: int, ipa: int) -> tuple[int, int]:
+    """Bytes of the index and of the pages behind it."""
+    index = layout.HEADER.itemsize + cpus * layout.ENTRY.itemsize
+    pages = ipa % mmap.PAGESIZE + cpus * layout.STRUCTURE_ALIGNMENT
+    return tuple(-size // mmap.PAGESIZE * -mmap.PAGESIZE for size in (index, pages))

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""The kernel's own account of each CPU's time, from /proc/stat, beside what the hypervisor says."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+ACCOUNT = np.dtype([("present", np.bool_), ("run_ns", np.int64), ("steal_ns", np.int64)])
+"""One CPU: whether /proc/stat lists it (not while it is offline), the time for which it ran
+something, and the time that was stolen from it, both in whole ticks."""
+
+Accounts = npt.NDArray[np.void]
+"""An array of ACCOUNT rows."""
+
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+_RUNNING = (1, 2, 3, 6, 7)  # user, nice, system, irq, softirq; the time of own guests is in user
+_STEAL = 8
+
+_TOLERANCE_NS = 3 * TICK_NS
+_TOLERANCE = 0.05
+
+
+def accounts(cpus: Sequence[int], path: str = "/proc/stat") -> Accounts:
+    """A row for each of *cpus*; none is present where /proc/stat can't be read."""
+    rows = no_accounts(cpus)
+    row_of = {b"cpu%d" % cpu: row for row, cpu in enumerate(cpus)}
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError:
+        return rows
+    for line in lines:
+        if not line.startswith(b"cpu"):
+            break
+        fields = line.split()
+        if (row := row_of.get(fields[0])) is not None:
+            run = sum(int(fields[field]) for field in _RUNNING)
+            rows[row] = (True, run * TICK_NS, int(fields[_STEAL]) * TICK_NS)
+    return rows
+
+
+def no_accounts(cpus: Sequence[int]) -> Accounts:
+    """In place of accounts() where /proc/stat says nothing of *cpus*, as for a page image."""
+    return np.zeros(len(cpus), ACCOUNT)
+
+
+class KernelAccount:
+    """The kernel's account of the last interval, and whether it agrees since the beginning.
+
+    Arrays have one element per CPU.
+    """
+
+    def __init__(self, first: Accounts) -> None:
+        n = len(first)
+        self.steal_ns = np.zeros(n, np.int64)
+        """Stolen in the last interval; negative where the kernel's count ran backwards."""
+        self.run_ns = np.zeros(n, np.int64)
+        """Ran something in the last interval."""
+        self.known = np.zeros(n, np.bool_)
+        """Whether the CPU was there at both ends of the last interval."""
+        self._last = first
+        self._kernel_sum = np.zeros(n, np.int64)
+        self._stolen_sum = np.zeros(n, np.int64)
+
+    def tick(
+        self,
+        now: Accounts,
+        stolen_ns: npt.NDArray[np.int64],
+        restarted: npt.NDArray[np.bool_],
+    ) -> None:
+        """End an interval in which *stolen_ns* went by on the hypervisor's count.
+
+        A CPU whose count *restarted* is compared afresh: what was lost between is not known.
+        """
+        self.known = now["present"] & self._last["present"]
+        self.steal_ns = np.where(self.known, now["steal_ns"] - self._last["steal_ns"], 0)
+        self.run_ns = np.where(self.known, now["run_ns"] - self._last["run_ns"], 0).clip(0)
+        self._last = now
+        afresh = restarted | ~self.known
+        self._kernel_sum = np.where(afresh, 0, self._kernel_sum + self.steal_ns)
+        self._stolen_sum = np.where(afresh, 0, self._stolen_sum + stolen_ns)
+
+    @property
+    def differs(self) -> npt.NDArray[np.bool_]:
+        """Whether the two sums are further apart than ticks and late accounting explain."""
+        apart = np.abs(self._kernel_sum - self._stolen_sum)
+        return (apart > _TOLERANCE_NS) & (apart > _TOLERANCE * self._stolen_sum)
