@@ -27,22 +27,24 @@
 #define STRUCTURE_ALIGNMENT 64 /* DEN0057A, 3.2.2 */
 #define PATIENCE_NS 1000000000LL
 
+/* A row of guestpv.SNAPSHOT; the first part is what the index says. */
+struct row {
+	struct {
+		uint32_t cpu;
+		uint32_t epoch;
+		uint8_t state, origin, fault, valid;
+		uint32_t revision;
+	} known;
+	uint32_t attributes;
+	uint32_t padding;
+	uint64_t stolen_ns;
+	uint64_t monotonic_ns;
+};
+
 /* What is known of one CPU, from the index, as long as its sequence stands. */
 struct cpu {
 	const uint64_t *structure; /* revision and attributes; then stolen_time. NULL: none */
-	uint32_t epoch;
-	uint8_t state, origin, fault;
-};
-
-/* The same as a row of guestpv.SNAPSHOT. */
-struct row {
-	uint32_t cpu;
-	uint32_t epoch;
-	uint8_t state, origin, fault, valid;
-	uint32_t revision;
-	uint32_t attributes;
-	uint64_t stolen_ns;
-	uint64_t monotonic_ns;
+	__typeof__(((struct row *)0)->known) known; /* valid, unless the structure says otherwise */
 };
 
 typedef struct mapping {
@@ -188,10 +190,12 @@ static bool copy_index(Mapping *map)
 			return false;
 		map->cpus[cpu] = (struct cpu) {
 			.structure = entry.offset ? (const void *)(map->base + entry.offset) : NULL,
-			.epoch = entry.epoch,
-			.state = entry.state,
-			.origin = entry.origin,
-			.fault = entry.fault,
+			.known.cpu = cpu,
+			.known.epoch = entry.epoch,
+			.known.state = entry.state,
+			.known.origin = entry.origin,
+			.known.fault = entry.fault,
+			.known.valid = entry.offset != 0,
 		};
 	}
 	return true;
@@ -272,6 +276,14 @@ static enum outcome read_cpu(Mapping *map, uint32_t nr, struct sight *sight)
 	return BUSY;
 }
 
+static void mark_unknown(struct row *row, uint64_t word)
+{
+	row->known.valid = false;
+	row->known.revision = word;
+	row->attributes = word >> 32;
+	row->stolen_ns = 0;
+}
+
 static enum outcome read_all(Mapping *map, struct row *rows)
 {
 	struct patience patience = { 0 };
@@ -288,24 +300,18 @@ static enum outcome read_all(Mapping *map, struct row *rows)
 		}
 		for (uint32_t nr = 0; nr < map->nr_cpus; nr++) {
 			const struct cpu *cpu = &map->cpus[nr];
+			struct row *row = &rows[nr];
 			struct sight sight = { 0 };
 
-			if (cpu->structure && !look(cpu->structure, &sight)) {
-				whole = false;
-				break;
-			}
-			rows[nr] = (struct row) {
-				.cpu = nr,
-				.epoch = cpu->epoch,
-				.state = cpu->state,
-				.origin = cpu->origin,
-				.fault = cpu->fault,
-				.valid = cpu->structure && !sight.word,
-				.revision = le64toh(sight.word),
-				.attributes = le64toh(sight.word) >> 32,
-				.stolen_ns = sight.word ? 0 : sight.stolen_ns,
-				.monotonic_ns = now,
-			};
+			if (cpu->structure)
+				whole &= look(cpu->structure, &sight);
+			row->known = cpu->known;
+			row->attributes = 0;
+			row->padding = 0;
+			row->stolen_ns = sight.stolen_ns;
+			row->monotonic_ns = now;
+			if (sight.word)
+				mark_unknown(row, le64toh(sight.word));
 		}
 		/* Pairs with the module's barrier after the odd count (change_begin()). */
 		if (whole && sequence_acquire(map) == map->sequence)
@@ -403,7 +409,7 @@ static PyObject *mapping_read(PyObject *self, PyTypeObject *defining, PyObject *
 	PyStructSequence_SetItem(reading, 1, PyLong_FromUnsignedLong(word >> 32));
 	PyStructSequence_SetItem(reading, 2, PyLong_FromUnsignedLongLong(sight.stolen_ns));
 	PyStructSequence_SetItem(reading, 3,
-				 PyLong_FromUnsignedLong(map->cpus[PyLong_AsSize_t(args[0])].epoch));
+				 PyLong_FromUnsignedLong(map->cpus[PyLong_AsSize_t(args[0])].known.epoch));
 	if (PyErr_Occurred()) {
 		Py_DECREF(reading);
 		return NULL;
