@@ -87,4 +87,7 @@ class KernelAccount:
     def differs(self) -> npt.NDArray[np.bool_]:
         """Whether the two sums are further apart than ticks and late accounting explain."""
         apart = np.abs(self._kernel_sum - self._stolen_sum)
-        return (apart > _TOLERANCE_NS) & (apart > _TOLERANCE * self._stolen_sum)
+        differs: npt.NDArray[np.bool_] = (apart > _TOLERANCE_NS) & (
+            apart > _TOLERANCE * self._stolen_sum
+        )
+        return differs

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""guestpv info: what was discovered, who owns the structures, how they are reached."""
+
+import os
+import stat
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from guestpv import layout
+from guestpv.cli.columns import objection
+from guestpv.cli.cpulist import listed
+from guestpv.cli.options import JsonOption, SourceOption
+from guestpv.cli.records import source_record, write
+from guestpv.cli.source import open_source
+from guestpv.layout import NOT_CALLED, Conduit, Fault, Origin, State
+from guestpv.names import name_of
+from guestpv.reader import Reader
+
+_CALLS = {
+    "arch_features": f"SMCCC_ARCH_FEATURES({layout.PV_TIME_FEATURES:#x})",
+    "features_self": f"PV_TIME_FEATURES({layout.PV_TIME_FEATURES:#x})",
+    "features_st": f"PV_TIME_FEATURES({layout.PV_TIME_ST:#x})",
+    "features_st_draft": f"PV_TIME_FEATURES({layout.PV_TIME_ST_DRAFT:#x})",
+    "st_return": "PV_TIME_ST",
+}
+"""The calls of discovery, in their order, by the field that has what they returned."""
+
+_OWNERS = {
+    Origin.NONE: "nobody",
+    Origin.ADOPTED: "the kernel (CONFIG_PARAVIRT=y): adopted, without a reset",
+    Origin.CLAIMED: "guestpv: claimed, as this kernel does not use them",
+}
+
+
+def info(source: SourceOption = "auto", as_json: JsonOption = False) -> None:
+    """Show what was discovered, who owns the structures, and how they are reached.
+
+    What each call returned is shown as it is; where CPUs were answered differently, for each.
+    """
+    with open_source(source) as reader:
+        if as_json:
+            write("guestpv.info/1", _record(reader))
+        else:
+            _print_facts([*_access(reader), *_discovery(reader), *_structures(reader)])
+
+
+def _record(reader: Reader) -> dict[str, Any]:
+    record: dict[str, Any] = {"source": source_record(reader.source)}
+    if reader.header is None or reader.entries is None:
+        return record | {"smccc_version": None, "conduit": None, "cpus": None}
+    return record | {
+        "smccc_version": _smccc_version(reader.header),
+        "conduit": name_of(Conduit, reader.header["conduit"]),
+        "cpus": [_cpu_record(cpu, entry) for cpu, entry in enumerate(reader.entries)],
+    }
+
+
+def _cpu_record(cpu: int, entry: np.void) -> dict[str, Any]:
+    """null in place of what was not returned."""
+    record = {
+        "cpu": cpu,
+        "state": name_of(State, entry["state"]),
+        "origin": name_of(Origin, entry["origin"]),
+        "fault": name_of(Fault, entry["fault"]),
+        "epoch": int(entry["epoch"]),
+        "ipa": int(entry["ipa"]),
+        "st_call": int(entry["st_call"]) or None,
+    }
+    asked = entry["state"] != State.ABSENT
+    for field in _CALLS:
+        returned = int(entry[field])
+        record[field] = returned if asked and returned != NOT_CALLED else None
+    return record
+
+
+def _print_facts(facts: list[tuple[str, str]]) -> None:
+    width = max(len(subject) for subject, _ in facts) + 2
+    for subject, fact in facts:
+        print(subject.ljust(width) + fact.replace("\n", "\n" + " " * width))
+
+
+def _access(reader: Reader) -> Iterator[tuple[str, str]]:
+    source = reader.source
+    status = os.stat(source.path)
+    mode = f"{stat.filemode(status.st_mode)}, uid {status.st_uid}, gid {status.st_gid}"
+    yield "source", f"{source.kind}: {source.description}"
+    yield "access", f"{source.path}, {mode}"
+    yield "resolution", f"{source.resolution_ns} ns"
+
+
+def _discovery(reader: Reader) -> Iterator[tuple[str, str]]:
+    """What each step gave."""
+    if reader.header is None or reader.entries is None:
+        return
+    entries = reader.entries.copy()
+    asked = np.flatnonzero(entries["state"] != State.ABSENT)
+    conduit = name_of(Conduit, reader.header["conduit"]).upper()
+    yield "SMCCC", f"version {_smccc_version(reader.header)}, by {conduit}"
+    for field, call in _CALLS.items():
+        yield call, _by_answer(asked, [_returned(entries[cpu], field) for cpu in asked])
+    yield "owner", _by_answer(asked, [_OWNERS.get(entries[cpu]["origin"], "?") for cpu in asked])
+
+
+def _returned(entry: np.void, field: str) -> str:
+    value = int(entry[field])
+    if value == NOT_CALLED:
+        return "not called"
+    if field == "st_return" and value == entry["ipa"]:
+        return f"the addresses below, when called as {entry['st_call']:#x}"
+    meaning = " NOT_SUPPORTED" if value in (-1, 0xFFFFFFFF) else ""
+    return f"{value} ({value & 0xFFFFFFFFFFFFFFFF:#x}){meaning}"
+
+
+def _by_answer(cpus: npt.NDArray[np.intp], answers: list[str]) -> str:
+    """The answer if all CPUs got the same, else who got which."""
+    groups: dict[str, list[int]] = {}
+    for cpu, answer in zip(cpus.tolist(), answers, strict=True):
+        groups.setdefault(answer, []).append(cpu)
+    if len(groups) == 1:
+        return answers[0]
+    return "\n".join(f"{answer} on cpu{listed(group)}" for answer, group in groups.items())
+
+
+def _structures(reader: Reader) -> Iterator[tuple[str, str]]:
+    """Where the structures are: a line for each run of CPUs that are alike."""
+    if reader.entries is None:
+        return
+    entries, rows = reader.entries.copy(), reader.snapshot()
+
+    def condition(cpu: int) -> str:
+        return objection(rows[cpu]) or name_of(State, rows[cpu]["state"])
+
+    for text, group in groupby(range(len(entries)), condition):
+        cpus = list(group)
+        first, last = (int(entries[cpu]["ipa"]) for cpu in (cpus[0], cpus[-1]))
+        place = f"{first:#x}" if len(cpus) == 1 else f"{first:#x} to {last:#x}"
+        yield f"cpu{listed(cpus)}", f"{text}, {place}" if first else text
+
+
+def _smccc_version(header: np.void) -> str:
+    return f"{header['smccc_version'] >> 16}.{header['smccc_version'] & 0xFFFF}"

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""Options that several commands have."""
+
+import math
+from typing import Annotated
+
+import typer
+
+from guestpv.cli.cpulist import CpuList
+
+MIN_INTERVAL_S = 0.01
+MAX_INTERVAL_S = 3600.0
+
+
+def _cpu_list(text: str) -> CpuList:
+    try:
+        return CpuList.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; a list looks like 0,2-5") from None
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not MIN_INTERVAL_S <= seconds <= MAX_INTERVAL_S:  # neither is NaN
+        raise typer.BadParameter(
+            f"{text} is no number of seconds from {MIN_INTERVAL_S} to {MAX_INTERVAL_S:g}"
+        )
+    return seconds
+
+
+SourceOption = Annotated[
+    str,
+    typer.Option(
+        "--source",
+        metavar="auto|device|procfs|PATH",
+        help="Where to read: /dev/guestpv (auto, device), /proc/stat in 10 ms ticks (procfs), "
+        "or a page image.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Write JSON with a stable schema instead of a table.")
+]
+CpuOption = Annotated[
+    CpuList | None,
+    typer.Option("--cpu", metavar="LIST", parser=_cpu_list, help="Only these CPUs, as in 0,2-5."),
+]
+IntervalOption = Annotated[
+    float,
+    typer.Option(
+        "--interval", metavar="SECONDS", parser=_interval, help="Time from one figure to the next."
+    ),
+]

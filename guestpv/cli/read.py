@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""guestpv read: one snapshot of every vCPU."""
+
+import numpy as np
+
+from guestpv.cli.columns import objection
+from guestpv.cli.options import CpuOption, JsonOption, SourceOption
+from guestpv.cli.records import cpu_record, source_record, write
+from guestpv.cli.source import open_source
+from guestpv.layout import Origin, State
+from guestpv.names import name_of
+from guestpv.procstat import Accounts, accounts, no_accounts
+from guestpv.reader import Snapshot, Source
+
+
+def read(
+    source: SourceOption = "auto",
+    cpu: CpuOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show each vCPU's stolen time, once.
+
+    The count is the hypervisor's, in nanoseconds since the vCPU came online. PROCSTAT is what the
+    kernel made of it, in ticks of 10 ms.
+    """
+    with open_source(source) as reader:
+        cpus = cpu.choose(reader.cpus) if cpu else reader.cpus
+        chosen = np.isin(reader.cpus, cpus)
+        rows = reader.snapshot()[chosen]
+        kernel = no_accounts(cpus) if reader.source.kind == "image" else accounts(cpus)
+        if as_json:
+            _write_record(reader.source, rows, kernel)
+        else:
+            _print_table(reader.source, rows, kernel)
+
+
+def _write_record(source: Source, rows: Snapshot, kernel: Accounts) -> None:
+    steals = [int(account["steal_ns"]) if account["present"] else None for account in kernel]
+    write(
+        "guestpv.read/1",
+        {
+            "source": source_record(source),
+            "monotonic_ns": int(rows["monotonic_ns"][0]),
+            "cpus": [
+                cpu_record(row) | {"procstat_steal_ns": steal_ns}
+                for row, steal_ns in zip(rows, steals, strict=True)
+            ],
+            "total": {
+                "stolen_ns": int(rows["stolen_ns"].sum()),
+                "procstat_steal_ns": sum(filter(None, steals)) if any(kernel["present"]) else None,
+            },
+        },
+    )
+
+
+def _print_table(source: Source, rows: Snapshot, kernel: Accounts) -> None:
+    from rich.console import Console  # takes long to import, and --json does without
+    from rich.table import Table
+
+    table = Table(
+        box=None,
+        show_footer=len(rows) > 1,
+        title=f"Stolen time from {source.path}",
+        title_justify="left",
+    )
+    table.add_column("CPU", "all", justify="right")
+    table.add_column("STATE")
+    table.add_column("STOLEN s", f"{rows['stolen_ns'].sum() / 1e9:.9f}", justify="right")
+    table.add_column("KERNEL s", f"{kernel['steal_ns'].sum() / 1e9:.2f}", justify="right")
+    table.add_column("EPOCH", justify="right")
+    table.add_column("ORIGIN")
+    for row, account in zip(rows, kernel, strict=True):
+        table.add_row(
+            str(row["cpu"]),
+            name_of(State, row["state"]),
+            f"{row['stolen_ns'] / 1e9:.9f}" if row["valid"] else "-",
+            f"{account['steal_ns'] / 1e9:.2f}" if account["present"] else "-",
+            str(row["epoch"]),
+            objection(row) or name_of(Origin, row["origin"]),
+        )
+    Console().print(table)

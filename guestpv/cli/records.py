@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""What `--json` writes. Names carry their units, and null is unknown; a name that is there stays.
+
+Every object has "schema", its name and version: a new version may take names away, the same one
+only adds some. "time_s" is Unix time, "monotonic_ns" is CLOCK_MONOTONIC.
+
+guestpv.read/1, one object:
+    source          kind (device, image or procfs), path, resolution_ns
+    monotonic_ns    when the counts were read
+    cpus            of each: cpu, state (absent, online, offline, refused), origin (none, adopted,
+                    claimed), fault, valid, epoch, revision, attributes, stolen_ns, and
+                    procstat_steal_ns, which is what the kernel counted
+    total           stolen_ns, procstat_steal_ns: the sums
+
+guestpv.info/1, one object; null for what is not there, or was not called:
+    source, smccc_version (as in "1.1"), conduit (none, smc, hvc)
+    cpus            of each: cpu, state, origin, fault, epoch, ipa, st_call, and what the calls
+                    returned, as signed numbers: arch_features, features_self, features_st,
+                    features_st_draft, st_return
+
+guestpv.load/1, guestpv.unload/1, one object:
+    changed         whether anything was to be done; load has also module, built, adopt_offset
+
+guestpv.watch/1, an object a line, one for each interval:
+    interval_ns     how long it was; watched_ns: all intervals together
+    cpus            as in guestpv.read/1 without procstat_steal_ns, and the fields of
+                    guestpv.history.Figures
+    total           the fields of guestpv.history.Figures, of all CPUs together
+    events          what happened in the interval: time_s, kind, cpu (or null), text; kinds are
+                    online, offline, refused, restart, revision, procstat_backwards, restored
+                    (the whole VM was) and no_events (the kernel's can't be received)
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from guestpv.cli.view import View
+from guestpv.history import Change, History, Rows
+from guestpv.layout import Fault, Origin, State
+from guestpv.names import name_of
+from guestpv.reader import Source
+
+
+def write(schema: str, record: dict[str, Any]) -> None:
+    """Write one object as a line."""
+    json.dump({"schema": schema, "time_s": round(time.time(), 6), **record}, sys.stdout)
+    print(flush=True)
+
+
+def source_record(source: Source) -> dict[str, Any]:
+    return {
+        "kind": source.kind,
+        "path": source.path,
+        "resolution_ns": source.resolution_ns,
+    }
+
+
+def cpu_record(row: np.void) -> dict[str, Any]:
+    valid = bool(row["valid"])
+    return {
+        "cpu": int(row["cpu"]),
+        "state": name_of(State, row["state"]),
+        "origin": name_of(Origin, row["origin"]),
+        "fault": name_of(Fault, row["fault"]),
+        "valid": valid,
+        "epoch": int(row["epoch"]),
+        "revision": int(row["revision"]),
+        "attributes": int(row["attributes"]),
+        "stolen_ns": int(row["stolen_ns"]) if valid else None,
+    }
+
+
+class WatchRecords(View):
+    """Writes an object for each interval."""
+
+    def __init__(self, source: Source, rows: Rows) -> None:
+        self._source = source_record(source)
+        self._rows = rows
+        self._changes: list[Change] = []
+
+    def show(self, history: History, changes: Sequence[Change], ended: bool) -> None:
+        self._changes += changes
+        if not ended:
+            return
+        events = [asdict(change) for change in self._changes]
+        self._changes.clear()
+        write(
+            "guestpv.watch/1",
+            {
+                "source": self._source,
+                "interval_ns": history.interval_ns,
+                "watched_ns": history.watched_ns,
+                "cpus": [
+                    cpu_record(history.rows[row]) | asdict(history.figures(np.array([row])))
+                    for row in self._rows
+                ],
+                "total": asdict(history.figures(self._rows)),
+                "events": events,
+            },
+        )

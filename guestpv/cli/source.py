@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: MIT
+"""Opening what a command reads; where there is nothing to read, saying which step failed."""
+
+import guestpv
+from guestpv import module
+from guestpv.errors import NoSourceError
+from guestpv.reader import Reader
+
+
+def open_source(source: str) -> Reader:
+    """As guestpv.open(); but if there is no device, the error says at which step that ended."""
+    try:
+        return guestpv.open(source)
+    except NoSourceError as error:
+        why = module.why_not_here() if source in ("auto", "device") else None
+        raise why or error from None

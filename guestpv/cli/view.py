@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: MIT
+"""What the ways in which `guestpv watch` shows a history have in common."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from guestpv.history import Change, History
+
+
+class View(ABC):
+    @abstractmethod
+    def show(self, history: History, changes: Sequence[Change], ended: bool) -> None:
+        """Show *changes*, and if an interval *ended*, its figures."""
+
+    def key(self, key: str) -> None:  # noqa: B027 - a view may ignore keys
+        """React to a key that was pressed."""
+
+
+def clock(time_s: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(time_s))

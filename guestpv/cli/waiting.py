@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""Waiting for the next interval, and for what comes earlier: a key, a signal, an event."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from guestpv.events import Event, EventSource
+
+_STOP = {signal.SIGINT, signal.SIGTERM}
+_REDRAW = {signal.SIGWINCH, signal.SIGCONT}
+
+
+class Ticks:
+    """Times that are a whole number of intervals after the beginning, so that none drifts."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._next = time.monotonic() + interval_s
+
+    def remaining_s(self) -> float:
+        return max(0.0, self._next - time.monotonic())
+
+    def due(self) -> bool:
+        """Whether an interval is over. Those that were missed meanwhile are left out."""
+        late_s = time.monotonic() - self._next
+        if late_s < 0:
+            return False
+        self._next += self._interval_s * (1 + late_s // self._interval_s)
+        return True
+
+
+@dataclass(slots=True)
+class Woken:
+    """Why the wait was over; if nothing is set, the time was, or the terminal has a new size."""
+
+    stop: bool = False
+    keys: str = ""
+    events: list[Event] = field(default_factory=list)
+
+
+class Waiting:
+    """While it is entered, signals end a wait instead of the process.
+
+    With *keys*, the terminal's keys do, too, one by one.
+    """
+
+    def __init__(self, keys: bool) -> None:
+        self._keys = keys
+        self._selector = selectors.DefaultSelector()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._selector)
+            signals = stack.enter_context(_signals())
+            self._listen(signals, lambda woken: _take_signals(signals, woken))
+            if self._keys and sys.stdin.isatty():
+                keys = stack.enter_context(_single_keys())
+                self._listen(keys, lambda woken: self._take_keys(keys, woken))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def listen(self, source: EventSource) -> None:
+        """From now on, end a wait when *source* has events."""
+
+        def take_events(woken: Woken) -> None:
+            woken.events += source.read()
+
+        self._listen(source.fileno(), take_events)
+
+    def wait(self, seconds: float) -> Woken:
+        """Wait so long, or less if something comes."""
+        woken = Woken()
+        for ready, _ in self._selector.select(seconds):
+            ready.data(woken)
+        return woken
+
+    def _listen(self, fd: int, take: Callable[[Woken], None]) -> None:
+        self._selector.register(fd, selectors.EVENT_READ, take)
+
+    def _take_keys(self, fd: int, woken: Woken) -> None:
+        keys = os.read(fd, 64)
+        if not keys:  # the terminal is gone; it would be readable for ever
+            self._selector.unregister(fd)
+        woken.keys += keys.decode("ascii", errors="ignore")
+
+
+def _take_signals(fd: int, woken: Woken) -> None:
+    woken.stop |= not _STOP.isdisjoint(os.read(fd, 64))
+
+
+@contextmanager
+def _signals() -> Iterator[int]:
+    """A pipe that each signal's number is written to, instead of what it does otherwise."""
+    readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = {number: signal.signal(number, _do_nothing) for number in _STOP | _REDRAW}
+    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    try:
+        yield readable
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(readable)
+        os.close(writable)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """The wake-up pipe says it all, but Python writes to it only for signals with a handler."""
+
+
+@contextmanager
+def _single_keys() -> Iterator[int]:
+    """The terminal gives each key as it is pressed, and does not show it."""
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    tty.setcbreak(fd)
+    try:
+        yield fd
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""What the module said in the kernel log: each refusal to load is one line there."""
+
+import os
+from types import TracebackType
+from typing import Self
+
+_REFUSAL = b"guestpv: not loaded: "
+_RECORD_BYTES = 8192  # the longest record that the kernel writes
+
+
+def last_refusal() -> str | None:
+    """Why the module last refused to load, as far as the log goes back and may be read.
+
+    The line names the step of discovery that failed and the value it returned.
+    """
+    with KernelLog() as log:
+        return log.last_refusal()
+
+
+class KernelLog:
+    """The records of /dev/kmsg from the oldest on, or from now on; none where it is forbidden."""
+
+    def __init__(self, *, from_now: bool = False) -> None:
+        self._fd = -1
+        try:
+            self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.lseek(self._fd, 0, os.SEEK_END if from_now else os.SEEK_SET)
+        except OSError:
+            pass  # the log explains; without it there is less to say, and no other harm
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def last_refusal(self) -> str | None:
+        """The newest refusal among the records that were not read yet."""
+        refusal = None
+        while record := self._record():
+            # "priority,sequence,microseconds,flags;text", then a line for each key of a device
+            text = record.partition(b";")[2].partition(b"\n")[0]
+            if text.startswith(_REFUSAL):
+                refusal = text.removeprefix(_REFUSAL).decode(errors="replace")
+        return refusal
+
+    def _record(self) -> bytes | None:
+        while True:
+            try:
+                return os.read(self._fd, _RECORD_BYTES)
+            except BrokenPipeError:
+                continue  # overwritten meanwhile; the next read gives the oldest there is
+            except OSError:
+                return None

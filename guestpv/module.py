@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""The kernel module: find it, find what adoption needs, insert it, remove it."""
+
+import ctypes
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from errno import (
+    EBUSY,
+    EEXIST,
+    EINVAL,
+    EKEYREJECTED,
+    ENODEV,
+    ENOENT,
+    ENOEXEC,
+    ENOKEY,
+    ENXIO,
+    EOPNOTSUPP,
+    EPERM,
+    ESTALE,
+    EWOULDBLOCK,
+)
+from pathlib import Path
+
+from guestpv import btf
+from guestpv.build import build
+from guestpv.errors import (
+    BusyError,
+    Error,
+    ModuleError,
+    NoSourceError,
+    PermissionDeniedError,
+    UnsupportedError,
+)
+from guestpv.kmsg import KernelLog, last_refusal
+
+_DEVICE = "/dev/guestpv"
+_LOADED = Path("/sys/module/guestpv")
+_BTF = Path("/sys/kernel/btf/vmlinux")
+_DECOMPRESS = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
+
+_PROCSTAT = "(/proc/stat can be read meanwhile: --source procfs)"
+_ASK = f"ask who runs the hypervisor for Arm PV-time {_PROCSTAT}"
+_REBUILD = "remove it, and 'guestpv load' builds one for this kernel"
+_SIGN = "sign it with a key that this machine trusts, as DKMS can, or turn Secure Boot off"
+
+# What init_module(2) returns: the error, why (if the kernel log does not say), what to do.
+_REFUSALS: dict[int, tuple[type[Error], str, str]] = {
+    ENODEV: (UnsupportedError, "The firmware has no SMCCC 1.1 conduit", _ASK),
+    EOPNOTSUPP: (UnsupportedError, "The hypervisor offers no stolen time", _ASK),
+    EINVAL: (
+        ModuleError,
+        "The parameters do not suit this kernel",
+        f"a kernel that owns the structures needs {_BTF} (CONFIG_DEBUG_INFO_BTF=y)",
+    ),
+    ESTALE: (ModuleError, "It was built for another kernel", _REBUILD),
+    ENXIO: (ModuleError, "No structure could be trusted", "please report this line"),
+    ENOEXEC: (ModuleError, "It was built for another kernel", _REBUILD),
+    EPERM: (
+        PermissionDeniedError,
+        "This process may not load modules",
+        "do it outside of the container, or see kernel.modules_disabled and kernel_lockdown(7)",
+    ),
+    ENOKEY: (PermissionDeniedError, "It is not signed, and this machine wants that", _SIGN),
+    EKEYREJECTED: (PermissionDeniedError, "Its signature is not trusted here", _SIGN),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What load() did."""
+
+    path: Path
+    built: bool  # by guestpv, now or earlier; False if it was installed or given
+    adopt_offset: int | None  # None: this kernel owns no structures, so nothing was adopted
+
+
+def load(path: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Loaded | None:
+    """Insert the module; None if that was done before.
+
+    Takes *path*, or the module that is installed for the running kernel, or builds one. *say* is
+    told of what takes long. Raises UnsupportedError where there is no PV-time, ModuleError where
+    the module can't be had or refuses, PermissionDeniedError for all but root.
+    """
+    if platform.machine() != "aarch64":
+        raise _other_architecture()
+    if _LOADED.exists():
+        return None
+    _check_root("load")
+
+    ready = path or _installed()
+    module = ready or build(say)
+    adopt_offset = _adopt_offset()
+    if not _insert(module, adopt_offset):
+        return None
+    return Loaded(module, ready is None, adopt_offset)
+
+
+def unload() -> bool:
+    """Remove the module; False if it is not there. Raises BusyError while it is in use."""
+    if not _LOADED.exists():
+        return False
+    _check_root("unload")
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.delete_module(b"guestpv", os.O_NONBLOCK) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code == ENOENT:
+        return False
+    if code in (EBUSY, EWOULDBLOCK):
+        users = ", ".join(_users()) or "something"
+        raise BusyError("Module in use", f"{_DEVICE} is open in {users}", "stop that first")
+    raise PermissionDeniedError("Module not unloaded", os.strerror(code), _REFUSALS[EPERM][2])
+
+
+def why_not_here() -> Error | None:
+    """The step at which discovery ended, so that there is no device; None if it did not begin."""
+    if platform.machine() != "aarch64":
+        return _other_architecture()
+    what = f"{_DEVICE}: no such device"
+    if _LOADED.exists():
+        why = "The module is loaded, but the device is not in this file system"
+        return NoSourceError(what, why, f"let the container have {_DEVICE} {_PROCSTAT}")
+    if refusal := last_refusal():
+        why = f"The module was not loaded ({refusal})"
+        return NoSourceError(what, why, f"see what 'sudo guestpv load' says {_PROCSTAT}")
+    return None
+
+
+def _other_architecture() -> UnsupportedError:
+    return UnsupportedError(
+        "No PV-time on this machine",
+        "Discovery ended at its first step, the architecture, which is "
+        f"{platform.machine()} and not aarch64",
+        f"use an arm64 guest {_PROCSTAT}",
+    )
+
+
+def _check_root(command: str) -> None:
+    if os.geteuid() != 0:
+        raise PermissionDeniedError(
+            f"Module not {command}ed", "Only root may do that", f"run 'sudo guestpv {command}'"
+        )
+
+
+def _installed() -> Path | None:
+    """The module that DKMS or a package installed for the running kernel."""
+    modules = Path("/lib/modules") / platform.release()
+    for place in ("updates", "extra", "weak-updates"):
+        for path in sorted((modules / place).rglob("guestpv.ko*")):
+            return path
+    return None
+
+
+def _adopt_offset() -> int | None:
+    """What adoption needs. None without BTF, too: if the module needs it, the module says so."""
+    try:
+        return btf.adopt_offset(_BTF.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _insert(module: Path, adopt_offset: int | None) -> bool:
+    """False if somebody else was faster."""
+    image = _image(module)
+    params = ""
+    if adopt_offset is not None:
+        build_of_kernel = f"{platform.release()} {platform.version()}"
+        params = f'adopt_offset={adopt_offset} adopt_build="{build_of_kernel}"'
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    with KernelLog(from_now=True) as log:
+        if libc.init_module(image, ctypes.c_ulong(len(image)), params.encode()) == 0:
+            return True
+        code = ctypes.get_errno()
+        if code == EEXIST:
+            return False
+        raise _refusal(module, code, log.last_refusal())
+
+
+def _image(module: Path) -> bytes:
+    try:
+        if tool := _DECOMPRESS.get(module.suffix):
+            return subprocess.run([tool, "-dc", module], stdout=subprocess.PIPE, check=True).stdout
+        return module.read_bytes()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ModuleError(
+            f"{module}: not readable", str(error), "give another one with --module PATH"
+        ) from error
+
+
+def _refusal(module: Path, code: int, kernel_says: str | None) -> Error:
+    unknown = (ModuleError, os.strerror(code), "'dmesg' may say more")
+    error, why, fix = _REFUSALS.get(code, unknown)
+    return error(f"{module}: refused by the kernel", kernel_says or why, fix)
+
+
+def _users() -> Iterator[str]:
+    """The processes that have the device mapped."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            if f"{_DEVICE}\n" in maps.read_text():
+                yield f"{(maps.parent / 'comm').read_text().strip()} ({maps.parent.name})"
+        except OSError:
+            continue  # it ended meanwhile

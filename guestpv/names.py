@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: MIT
+"""Names for the numbers of the index; a page image, or a later module, may hold unknown ones."""
+
+from enum import IntEnum
+
+from guestpv.layout import Fault
+
+
+def name_of(kind: type[IntEnum], number: int) -> str:
+    """As in ``online`` for 1 of State."""
+    return next((member.name.lower() for member in kind if member == number), f"unknown {number}")
+
+
+def fault_text(number: int) -> str:
+    """Why a structure was refused, in words."""
+    return next((fault.text for fault in Fault if fault == number), f"unknown fault {number}")
