@@ -55,12 +55,7 @@ install_environment() {
 		[[ $(cat "$venv/key" 2>/dev/null) != "$key" ]] || exit 0
 		/usr/bin/python3 -m venv --clear "$venv"
 		"$python" -m pip -qq install 'setuptools>=77' >&2
-		if [[ -e $checkout/guestpv/_native.c ]]; then
-			"$python" -m pip -qq install -e "$checkout[lab,test,lint]" >&2
-		else
-			"$python" -c "import tomllib; p = tomllib.load(open('$checkout/pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *sum(p['optional-dependencies'].values(), []), sep='\n')" >"$venv/requirements"
-			"$python" -m pip -qq install -r "$venv/requirements" >&2
-		fi
+		"$python" -m pip -qq install -e "$checkout[lab,test,lint]" >&2
 		printf %s "$key" >"$venv/key"
 	) 9>"$venv.lock"
 	say "installing the Python environment: $((SECONDS - started)) s"

@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: MIT
 """The command line: ./tools/lab."""
 
+import shutil
+import signal
 import subprocess
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from . import kernels
+from .cache import cache_dir
 from .errors import LabError
+from .hypervisor import HYPERVISORS
+from .kernels import KERNELS
 from .lab import Lab
+from .prepare import prepare
 from .progress import say
+
+# As timeout(1) and env(1) end, so that a script can tell the lab's troubles from the command's.
+TIMED_OUT, LAB_FAILED = 124, 125
 
 app = typer.Typer(
     name="lab",
@@ -20,32 +28,98 @@ app = typer.Typer(
     help="A real KVM/arm64 host and a guest in it, on any machine.",
 )
 
+KernelOption = Annotated[
+    str, typer.Option("--kernel", "-k", help="The guest's kernel; 'lab kernels' lists them.")
+]
+VcpusOption = Annotated[int, typer.Option(min=1, max=64, help="How many vCPUs the guest has.")]
+StealOption = Annotated[
+    int,
+    typer.Option(min=0, max=90, help="Percentage of a busy vCPU's time that the host takes away."),
+]
+HypervisorOption = Annotated[
+    str, typer.Option(help=f"What serves the guest: {' or '.join(HYPERVISORS)} (plain emulation).")
+]
+StealTimeOption = Annotated[
+    bool, typer.Option("--steal-time/--no-steal-time", help="Whether PV-time is offered.")
+]
+
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def run(
-    command: Annotated[list[str], typer.Argument(help="What to run in the guest.")],
-    kernel: Annotated[
-        str, typer.Option(help="The guest's kernel; see `lab kernels`.")
-    ] = "stock-6.1",
-    vcpus: Annotated[int, typer.Option(min=1, help="How many vCPUs the guest has.")] = 2,
+    command: Annotated[list[str], typer.Argument(help="What to run in the guest, after '--'.")],
+    kernel: KernelOption = "stock-6.1",
+    vcpus: VcpusOption = 2,
+    steal: StealOption = 0,
+    hypervisor: HypervisorOption = "kvm",
+    steal_time: StealTimeOption = True,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Seconds after which the command is given up.")
+    ] = None,
 ) -> None:
-    """Run a command in a guest, and end with its exit code."""
+    """Run a command in a guest, and end with its exit code.
+
+    124 means that it was given up after --timeout, 125 that the lab itself failed.
+    """
     pty = sys.stdin.isatty() and sys.stdout.isatty()
-    with Lab(kernel=kernel, vcpus=vcpus) as lab:
-        code = subprocess.run(lab.argv(command, pty=pty)).returncode
+    with Lab(
+        kernel=kernel, vcpus=vcpus, steal=steal, hypervisor=hypervisor, steal_time=steal_time
+    ) as lab:
+        try:
+            code = subprocess.run(lab.guest.argv(command, pty=pty), timeout=timeout).returncode
+        except subprocess.TimeoutExpired:
+            say(str(lab.guest.failure(f"the command did not end within {timeout:g} s")))
+            raise typer.Exit(TIMED_OUT) from None
+        if code == 255 and not lab.guest.is_alive(patience=2):
+            raise lab.guest.failure("it ended while the command ran")
     raise typer.Exit(code)
+
+
+@app.command()
+def shell(
+    kernel: KernelOption = "stock-6.1",
+    vcpus: VcpusOption = 2,
+    steal: StealOption = 0,
+    hypervisor: HypervisorOption = "kvm",
+    steal_time: StealTimeOption = True,
+) -> None:
+    """Boot a guest and open a shell in it."""
+    run(["bash", "-l"], kernel, vcpus, steal, hypervisor, steal_time)
+
+
+@app.command()
+def build(
+    kernels: Annotated[
+        list[str] | None, typer.Argument(help="Kernels; all that there are if none is named.")
+    ] = None,
+) -> None:
+    """Build ahead of time what runs need."""
+    prepare(*(KERNELS[name] for name in kernels or KERNELS if KERNELS[name].bootable))
 
 
 @app.command("kernels")
 def list_kernels() -> None:
     """List the kernels that there are."""
-    for kernel in kernels.KERNELS.values():
-        typer.echo(f"{kernel.name:12} {kernel.what}")
+    for kernel in KERNELS.values():
+        typer.echo(f"{kernel.name:13} {kernel.what}{'' if kernel.bootable else ' (not to boot)'}")
+
+
+@app.command()
+def clean() -> None:
+    """Remove the cache with all that was built."""
+    cache = cache_dir()
+    files = [path.lstat() for path in cache.rglob("*")]
+    shutil.rmtree(cache, ignore_errors=True)
+    say(f"removed {cache}: {sum(file.st_blocks for file in files) * 512 / 1e6:.0f} MB")
 
 
 def main() -> None:
+    def end(number: int, _: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGHUP, end)
     try:
         app()
     except LabError as error:
         say(str(error))
-        sys.exit(125)
+        sys.exit(LAB_FAILED)

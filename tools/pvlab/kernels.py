@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import debian, headers, process
+from . import claim, debian, headers, process
 from .cache import artefact
 from .errors import LabError
 
@@ -94,6 +94,12 @@ KERNELS = {
     for kernel in (
         Kernel("stock-6.1", "Debian 12's", _RECIPE, _stock("bookworm")),
         Kernel("stock-6.12", "Debian 13's", _RECIPE, _stock("trixie")),
+        Kernel(
+            "claim-6.1",
+            "Debian 12's source, without CONFIG_PARAVIRT",
+            (_HERE / "claim.py", _HERE / "claim.config"),
+            claim.build,
+        ),
         Kernel(
             "build-5.10", "Debian 11's headers", _RECIPE, _headers_only("bullseye"), bootable=False
         ),

@@ -1,42 +1,66 @@
 # SPDX-License-Identifier: MIT
-"""A lab: a KVM host and a guest in it, from `with` to the end of its block."""
+"""A lab: a guest, and the hypervisor that serves it, from `with` to the end of its block."""
 
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
-from . import boot
-from .host import GUEST_QMP, GUEST_SSH, EmulatedHost
+from . import prepare
+from . import run as runs
+from .contention import Contention
+from .errors import LabError
+from .hypervisor import HYPERVISORS
 from .kernels import kernel
 from .machine import Machine
 from .progress import step
-from .ssh import Ssh, new_key
 
 
 class Lab:
-    """A host and a guest that run.
+    """A guest that runs, and its host.
 
-    kernel: the guest's, by its name in KERNELS; vcpus: how many, also more than the host has CPUs.
+    kernel: the guest's, by its name in KERNELS
+    vcpus: how many the guest has; more than the host has CPUs is fine
+    steal: about how much of a busy vCPU's time the host takes away, in percent
+    steal_time: whether the hypervisor offers PV-time to the guest
+    hypervisor: by its name in HYPERVISORS; `none` is a guest under plain emulation
     """
 
-    def __init__(self, *, kernel: str = "stock-6.1", vcpus: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        kernel: str = "stock-6.1",
+        vcpus: int = 2,
+        steal: int = 0,
+        steal_time: bool = True,
+        hypervisor: str = "kvm",
+    ) -> None:
         self._kernel = kernel
         self._vcpus = vcpus
+        self._steal = steal
+        self._steal_time = steal_time
+        self._hypervisor = hypervisor
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._directory = Path(tempfile.mkdtemp(prefix="guestpv-lab-"))
-        try:
-            self._key = new_key(self._directory)
-            self.host = EmulatedHost(self._directory, self._key)
-            self.host.start()
-            self._start_guest()
-        except BaseException:
-            self._stop()
-            raise
+        with ExitStack() as stack:
+            chosen = kernel(self._kernel)
+            prepare.prepare(chosen, kernel("stock-6.1"))
+            run = runs.begin()
+            stack.callback(run.end)
+            serve = HYPERVISORS[self._hypervisor]
+            served = stack.enter_context(serve(run, steal_time=self._steal_time))
+            self.host = served.host
+            self.guest = Machine(
+                "guest", run, self.host, chosen, served.how, cpus=self._vcpus, memory="768M"
+            )
+            stack.callback(self.guest.stop)
+            with step(f"booting the guest: {self._kernel}, {self._vcpus} vCPUs"):
+                self.guest.start()
+            self._contention = Contention(self.host, served.cpus)
+            self.steal(self._steal)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -45,45 +69,37 @@ class Lab:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
-        self.host.stop()
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-    def _start_guest(self) -> None:
-        console = self._directory / "guest.console"
-        messages = self._directory / "guest.qemu"
-        machine = Machine(
-            name="guest",
-            kernel=kernel(self._kernel),
-            root=self.host.root,
-            console=console,
-            key=self._key,
-            cpus=self._vcpus,
-            memory="768M",
-            forwards=(f"hostfwd=tcp::{GUEST_SSH}-:22",),
-        )
-        with step(f"booting the guest: {self._kernel}, {self._vcpus} vCPUs"):
-            qemu = self.host.popen(
-                [
-                    "qemu-system-aarch64",
-                    *("-machine", "virt,gic-version=host", "-accel", "kvm", "-cpu", "host"),
-                    *("-qmp", f"tcp::{GUEST_QMP},server=on,wait=off"),
-                    *machine.arguments(),
-                ],
-                messages.open("wb"),
-            )
-            boot.wait_until_ready("guest", qemu, console, messages, 180)
-            self._ssh = Ssh(self._directory, "guest", self.host.port(GUEST_SSH))
-            self._ssh.connect()
-
-    def argv(self, command: Sequence[str], *, pty: bool = False) -> list[str]:
-        """The command line, on this machine, of a command in the guest."""
-        return self._ssh.argv(command, pty=pty)
+        self._stack.close()
 
     def run(
         self, command: Sequence[str], *, timeout: float | None = None, input: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the guest."""
-        return self._ssh.run(command, timeout=timeout, input=input)
+        """Run a command in the guest. Raises LabError if the guest dies or the time is up."""
+        return self.guest.run(command, timeout=timeout, input=input)
+
+    def steal(self, percent: int) -> None:
+        """Take about this much of a busy vCPU's time away from now on."""
+        self._contention.set(percent)
+
+    def qmp(self, command: str, **arguments: object) -> object:
+        """Have the guest's QEMU execute a command: `stop`, `cont`, `system_wakeup`."""
+        return self.guest.qmp(command, **arguments)
+
+    def vcpu_run_delay_ns(self) -> list[int]:
+        """How long each vCPU has waited to run, as the host's own scheduler counts it."""
+        cpus = cast(list[dict[str, int]], self.qmp("query-cpus-fast"))
+        files = [f"/proc/{cpu['thread-id']}/schedstat" for cpu in cpus]
+        lines = self.host.run(["cat", *files]).stdout.splitlines()
+        return [int(line.split()[1]) for line in lines]
+
+    def write_guest_memory(self, ipa: int, content: bytes) -> None:
+        """Write where the guest sees physical address `ipa`, as a faulty hypervisor would."""
+        cpus = cast(list[dict[str, int]], self.qmp("query-cpus-fast"))
+        answer = str(self.qmp("human-monitor-command", command_line=f"gpa2hva {ipa:#x}"))
+        if " is 0x" not in answer:
+            raise LabError(f"nothing to write to at {ipa:#x}: {answer.strip()}")
+        address = int(answer.split(" is ")[1], 16)
+        program = "import sys; f = open(sys.argv[1], 'r+b', 0); f.seek(int(sys.argv[2])); "
+        program += f"f.write({content!r})"
+        memory = f"/proc/{cpus[0]['thread-id']}/mem"
+        self.host.run(["python3", "-c", program, memory, str(address)]).check_returncode()

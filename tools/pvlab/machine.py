@@ -1,46 +1,204 @@
 # SPDX-License-Identifier: MIT
-"""What every machine of the lab is made of, whoever emulates or virtualizes it."""
+"""A virtual machine: a QEMU at a site, its console in a file here, its commands by ssh.
 
-from dataclasses import dataclass
+It is a site itself: a host for guests is a machine in whose QEMU-emulated EL2 another QEMU runs.
+"""
+
+import re
+import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+from .errors import LabError
 from .initrd import initrd
 from .kernels import Kernel
 from .payload import payload
+from .process import last_lines
+from .run import Run
+from .site import Address, Site
+from .ssh import Ssh
+
+READY = "lab: ready"
+# The TCP ports that a machine has for the guest that it serves: its ssh, and its QEMU's monitor.
+GUEST_SSH, GUEST_MONITOR = 2222, 4444
 
 
-@dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine, as the arguments of the QEMU that runs it."""
+    """One machine. `how` is how its QEMU executes it: the arguments for board, CPU, accelerator.
 
-    name: str
-    kernel: Kernel
-    root: str  # the root image, or the disk that holds it
-    console: Path
-    key: str
-    cpus: int
-    memory: str
-    forwards: tuple[str, ...]  # of TCP ports, as QEMU's hostfwd
+    `shares` are directories of this machine that it sees under the paths that they have here.
+    """
 
-    def arguments(self) -> list[str]:
-        command_line = (
-            f"console=ttyAMA0 panic=-1 loglevel=4 lab.name={self.name} lab.key={self.key}"
+    def __init__(
+        self,
+        name: str,
+        run: Run,
+        site: Site,
+        kernel: Kernel,
+        how: Sequence[str],
+        *,
+        cpus: int,
+        memory: str,
+        shares: Sequence[Path] = (),
+    ) -> None:
+        self.name = name
+        self.cpus = cpus
+        self._run = run
+        self._site = site
+        self._kernel = kernel
+        self._how = how
+        self._memory = memory
+        self._shares = shares
+        self._console = run.directory / f"{name}.console"
+        self._messages = run.directory / f"{name}.qemu"
+        self._qemu: subprocess.Popen[bytes] | None = None
+        self._ssh: Ssh | None = None
+        self._ports: dict[int, int] = {}
+
+    def start(self, timeout: float = 180) -> None:
+        """Boot. It takes commands when this returns."""
+        where, self._monitor = self._site.monitor(self._run.directory / f"{self.name}.qmp")
+        qemu = ["qemu-system-aarch64", *self._how, "-qmp", f"{where},server=on,wait=off"]
+        with self._messages.open("wb") as messages:
+            self._qemu = self._site.popen([*qemu, *self._arguments()], messages)
+        self._wait_until_ready(timeout)
+
+        table = self.qmp("human-monitor-command", command_line="info usernet")
+        found = re.findall(r"HOST_FORWARD\S*\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)", str(table))
+        self._ports = {int(own): self._site.reach(int(port)) for port, own in found}
+        self._ssh = Ssh(self._run.directory, self.name, self._ports[22])
+        self._ssh.connect()
+        for tag, path in enumerate(self._shares):
+            self.run(["mkdir", "-p", str(path)]).check_returncode()
+            options = "version=9p2000.L,msize=524288"
+            mount = ["mount", "-t", "9p", "-o", options, f"share{tag}", str(path)]
+            self.run(mount).check_returncode()
+
+    def stop(self) -> None:
+        """Pull the plug."""
+        for child in (self._ssh and self._ssh.master, self._qemu):
+            if child:
+                child.kill()
+                child.wait()
+
+    def is_alive(self, patience: float = 0) -> bool:
+        """Whether its QEMU still runs; wait for a moment if it may be about to end."""
+        if self._qemu is None:
+            return False
+        try:
+            self._qemu.wait(patience)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    @property
+    def console(self) -> str:
+        """What it said on its console up to now."""
+        return self._console.read_text(errors="replace") if self._console.exists() else ""
+
+    def failure(self, what: str) -> LabError:
+        """The error that says what happened to it, with the last that it and its QEMU said."""
+        parts = [f"{self.name}: {what}"]
+        if said := self._messages.read_text(errors="replace").strip():
+            parts += ["QEMU said:", last_lines(said)]
+        parts += ["The end of its console:", last_lines(self.console) or "  | (nothing)"]
+        return LabError("\n".join(parts))
+
+    def qmp(self, command: str, **arguments: object) -> object:
+        """Have a command executed by QEMU, and return its answer. Write `_` for `-`."""
+        with QEMUMonitorProtocol(self._monitor) as monitor:
+            monitor.connect()
+            named = {name.replace("_", "-"): value for name, value in arguments.items()}
+            return monitor.cmd(command, **named)
+
+    # Commands on it, which also make it a site.
+
+    def argv(self, command: Sequence[str], *, pty: bool = False) -> list[str]:
+        """The command line on this machine of a command on that one."""
+        if self._ssh is None:
+            raise LabError(f"{self.name} is not running")
+        return self._ssh.argv(command, pty=pty)
+
+    def popen(self, argv: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self.argv(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-        return [
+
+    def run(
+        self, argv: Sequence[str], *, timeout: float | None = None, input: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on it. Raises LabError if it dies meanwhile, or takes too long."""
+        try:
+            done = subprocess.run(
+                self.argv(argv), input=input or "", capture_output=True, text=True, timeout=timeout
+            )
+        except subprocess.TimeoutExpired:
+            raise self.failure(f"{' '.join(argv)} did not end within {timeout:g} s") from None
+        if done.returncode == 255 and not self.is_alive(patience=2):
+            raise self.failure(f"it ended while {' '.join(argv)} ran")
+        done.args = list(argv)
+        return done
+
+    @property
+    def root(self) -> str:
+        return "/dev/lab-root"
+
+    def listener(self) -> str:
+        return f":{GUEST_SSH}"
+
+    def reach(self, port: int) -> int:
+        return self._ports[port]
+
+    def monitor(self, path: Path) -> tuple[str, Address]:
+        return f"tcp::{GUEST_MONITOR}", ("127.0.0.1", self._ports[GUEST_MONITOR])
+
+    def _arguments(self) -> list[str]:
+        """What QEMU is to know of every machine, however it is executed."""
+        forwards = [f"hostfwd=tcp:{self._site.listener()}-:22"]
+        if self._shares:
+            forwards += [f"hostfwd=tcp:127.0.0.1:0-:{port}" for port in (GUEST_SSH, GUEST_MONITOR)]
+        words = f"lab.name={self.name} lab.key={self._run.public_key}"
+        arguments = [
             *("-nodefaults", "-display", "none", "-no-reboot"),
-            *("-smp", str(self.cpus), "-m", self.memory),
-            *("-kernel", str(self.kernel.directory() / "Image")),
-            *("-initrd", str(initrd(self.kernel))),
-            *("-append", command_line),
-            *("-chardev", f"file,id=console,path={self.console}", "-serial", "chardev:console"),
+            *("-smp", str(self.cpus), "-m", self._memory),
+            *("-kernel", str(self._kernel.directory() / "Image")),
+            *("-initrd", str(initrd(self._kernel))),
+            *("-append", f"console=ttyAMA0 panic=-1 loglevel=4 {words}"),
+            *("-chardev", f"file,id=console,path={self._console}", "-serial", "chardev:console"),
             *("-device", "virtio-rng-device"),
-            *("-netdev", ",".join(("user,id=net,restrict=on", *self.forwards))),
+            *("-netdev", ",".join(("user,id=net,restrict=on", *forwards))),
             *("-device", "virtio-net-device,netdev=net"),
-            *_disk("root", self.root),
-            *_disk("payload", str(payload(self.kernel))),
+            *_disk("root", self._site.root),
+            *_disk("payload", str(payload(self._kernel))),
         ]
+        for tag, path in enumerate(self._shares):
+            arguments += _share(f"share{tag}", path)
+        return arguments
+
+    def _wait_until_ready(self, timeout: float) -> None:
+        """Return when /init has said on the console that the machine takes commands."""
+        deadline = time.monotonic() + timeout
+        while READY not in self.console:
+            if not self.is_alive():
+                raise self.failure("it ended while it booted")
+            if time.monotonic() > deadline:
+                raise self.failure(f"it did not boot within {timeout:.0f} s")
+            time.sleep(0.05)
 
 
 def _disk(serial: str, path: str) -> list[str]:
     options = f"if=none,id={serial},format=raw,readonly=on,file.locking=off,file={path}"
     return ["-drive", options, "-device", f"virtio-blk-device,drive={serial},serial={serial}"]
+
+
+def _share(tag: str, path: Path) -> list[str]:
+    options = f"local,id={tag},path={path},security_model=none"
+    return ["-fsdev", options, "-device", f"virtio-9p-device,fsdev={tag},mount_tag={tag}"]

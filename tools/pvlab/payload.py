@@ -8,6 +8,7 @@ machine's kernel where DKMS would put it, and the tests that run in a guest.
 import os
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 from . import debian, kmod, process
@@ -16,8 +17,9 @@ from .image import PLATFORM_OPTIONS, SITE_PACKAGES, compile_python
 from .kernels import Kernel
 
 
+@cache
 def payload(kernel: Kernel) -> Path:
-    """The tar for machines that boot this kernel."""
+    """The tar for machines that boot this kernel; the same for as long as this process lives."""
     module, package, tests = kmod.build(kernel).module, _package(), _tests()
 
     def build(directory: Path) -> None:
@@ -59,9 +61,6 @@ def _package() -> Path:
     ]
 
     def build(directory: Path) -> None:
-        if not (CHECKOUT / "guestpv/_native.c").exists():  # TODO: until it is there
-            (directory / "root").mkdir()
-            return
         checkout, wheels = directory / "checkout", directory / "wheels"
         for source in sources:
             copy = checkout / source.relative_to(CHECKOUT)

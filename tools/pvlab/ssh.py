@@ -13,20 +13,12 @@ from .process import bound
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def new_key(directory: Path) -> str:
-    """Make a key that serves for one run only; return the public half as /init expects it."""
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", directory / "key"],
-        check=True,
-        stdin=subprocess.DEVNULL,
-    )
-    return (directory / "key.pub").read_text().split()[1]
-
-
 class Ssh:
-    """A connection to one machine."""
+    """A connection to one machine. Its master is the process that holds it."""
 
     def __init__(self, directory: Path, name: str, port: int) -> None:
+        self.master: subprocess.Popen[bytes] | None = None
+        self._name = name
         self._control = directory / f"{name}.ssh"
         self._options = [
             "-q",
@@ -40,12 +32,10 @@ class Ssh:
             f"-p{port}",
             "root@127.0.0.1",
         ]
-        self._name = name
-        self._master: subprocess.Popen[bytes] | None = None
 
     def connect(self, timeout: float = 60) -> None:
         """Log in. The machine takes commands when this returns."""
-        self._master = subprocess.Popen(
+        self.master = subprocess.Popen(
             bound(["ssh", "-M", "-N", *self._options]),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -53,7 +43,7 @@ class Ssh:
         )
         deadline = time.monotonic() + timeout
         while not self._control.exists():
-            if self._master.poll() is not None or time.monotonic() > deadline:
+            if self.master.poll() is not None or time.monotonic() > deadline:
                 raise LabError(f"{self._name} does not let us log in")
             time.sleep(0.02)
 
@@ -61,15 +51,3 @@ class Ssh:
         """The command line, on this machine, of a command on that one."""
         remote = f"PATH={PATH} exec {shlex.join(['env', *command])}"
         return bound(["ssh", "-tt" if pty else "-T", *self._options, remote])
-
-    def run(
-        self, command: Sequence[str], *, timeout: float | None = None, input: str | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.argv(command), input=input or "", capture_output=True, text=True, timeout=timeout
-        )
-
-    def close(self) -> None:
-        if self._master:
-            self._master.kill()
-            self._master.wait()

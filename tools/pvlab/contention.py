@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""Taking CPU time away from a guest: work on its host that the scheduler prefers to the guest.
+
+Each of the host's CPUs gets a busy loop under SCHED_DEADLINE, which the kernel lets run for
+exactly the given part of each period, before anything else.
+"""
+
+from .errors import LabError
+from .site import Site
+
+PERIOD_NS = 100_000_000
+HIGHEST = 90  # the kernel keeps 5 % for others, and the guest has to go on
+
+_START = """
+for cpu in $(seq {cpus}); do
+    chrt --deadline --sched-runtime {runtime} --sched-deadline {period} --sched-period {period} 0 \
+        sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null &
+    echo $!
+done
+"""
+
+
+class Contention:
+    """The contention on one host; there is none at first."""
+
+    def __init__(self, host: Site, cpus: int) -> None:
+        self._host = host
+        self._cpus = cpus
+        self._loops: list[str] = []
+
+    def set(self, percent: int) -> None:
+        """Take about this much of the time of each CPU, until it is set anew."""
+        if not 0 <= percent <= HIGHEST:
+            raise LabError(f"steal is a percentage from 0 to {HIGHEST}, not {percent}")
+        if self._loops:
+            self._host.run(["kill", *self._loops]).check_returncode()
+            self._loops = []
+        if percent:
+            start = _START.format(
+                cpus=self._cpus, runtime=PERIOD_NS * percent // 100, period=PERIOD_NS
+            )
+            self._loops = self._host.run(["sh", "-c", start]).stdout.split()
