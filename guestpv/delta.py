@@ -21,8 +21,7 @@ DELTA = np.dtype(
 ``cpu``          CPU number
 ``valid``        whether ``stolen_ns`` can be said: both counts are
 ``restarted``    the count started again: another epoch, or a lower count in the same one
-``stolen_ns``    nanoseconds stolen; if restarted, those since the restart, of which it is known
-                 only that they are no more than the interval's; 0 where not valid
+``stolen_ns``    nanoseconds stolen; if restarted, at least so many; 0 where not valid
 ``interval_ns``  nanoseconds between the snapshots
 ===============  ==================================================================================
 """
@@ -47,12 +46,10 @@ def delta(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.void]:
     rows["restarted"] = rows["valid"] & (
         (earlier["epoch"] != later["epoch"]) | (later["stolen_ns"] < earlier["stolen_ns"])
     )
-    # A count starts again from zero, so all of it came after the restart; but a restored VM may
-    # bring a count that is older than the interval, and that was not stolen in it.
-    since = np.where(
-        rows["restarted"],
-        np.minimum(later["stolen_ns"], rows["interval_ns"]),
-        later["stolen_ns"] - earlier["stolen_ns"],
-    )
-    rows["stolen_ns"] = np.where(rows["valid"], since, 0)
+    # PV_TIME_ST starts a count from zero, so all of it came after the restart. A restored VM brings
+    # back an old count: one that does not fit into the interval was not stolen in it.
+    since_restart = np.where(later["stolen_ns"] <= rows["interval_ns"], later["stolen_ns"], 0)
+    went_on = later["stolen_ns"] - earlier["stolen_ns"]
+    stolen_ns = np.where(rows["restarted"], since_restart, went_on)
+    rows["stolen_ns"] = np.where(rows["valid"], stolen_ns, 0)
     return rows
