@@ -7,6 +7,7 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <structmember.h>
 
 #include <endian.h>
 #include <errno.h>
@@ -26,6 +27,7 @@
 
 #define STRUCTURE_ALIGNMENT 64 /* DEN0057A, 3.2.2 */
 #define PATIENCE_NS 1000000000LL
+#define NO_SEQUENCE UINT64_MAX /* not one of 32 bits */
 
 /* A row of guestpv.SNAPSHOT; the first part is what the index says. */
 struct row {
@@ -55,14 +57,11 @@ typedef struct mapping {
 	_Atomic bool cut; /* a page was gone: the file was cut short */
 	struct mapping *next; /* the mapped files, for the handler of SIGBUS */
 	bool is_file;
-	uint32_t sequence; /* for which .cpus is true; odd: for none */
+	uint64_t sequence; /* for which .cpus is true, or NO_SEQUENCE */
 	uint32_t nr_cpus;
 	struct cpu *cpus;
-} Mapping;
-
-typedef struct {
 	PyTypeObject *reading_type;
-} State;
+} Mapping;
 
 enum outcome { OK, NO_STRUCTURE, UNKNOWN, BUSY, MALFORMED, CUT };
 
@@ -205,12 +204,14 @@ static enum outcome refresh(Mapping *map)
 {
 	struct patience patience = { 0 };
 
-	map->sequence = 1;
+	map->sequence = NO_SEQUENCE;
 	do {
 		/* Pairs with the module's release of the even count (change_end()). */
 		uint32_t before = sequence_acquire(map);
 		bool good;
 
+		if (map->cut)
+			return CUT;
 		if (before & 1)
 			continue;
 		good = copy_index(map);
@@ -320,7 +321,81 @@ static enum outcome read_all(Mapping *map, struct row *rows)
 	return BUSY;
 }
 
-/* ---- Python -------------------------------------------------------------- */
+/* ---- Reading ------------------------------------------------------------- */
+
+/* Not a tuple: making four ints of it would take longer than the read. */
+typedef struct {
+	PyObject_HEAD
+	uint32_t revision;
+	uint32_t attributes;
+	uint64_t stolen_ns;
+	uint32_t epoch;
+} Reading;
+
+static PyObject *reading_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+	static char *names[] = { "revision", "attributes", "stolen_ns", "epoch", NULL };
+	unsigned int revision, attributes, epoch;
+	unsigned long long stolen_ns;
+	Reading *reading;
+
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "IIKI", names, &revision, &attributes,
+					 &stolen_ns, &epoch))
+		return NULL;
+	reading = PyObject_New(Reading, type);
+	if (!reading)
+		return NULL;
+	reading->revision = revision;
+	reading->attributes = attributes;
+	reading->stolen_ns = stolen_ns;
+	reading->epoch = epoch;
+	return (PyObject *)reading;
+}
+
+static void reading_dealloc(PyObject *self)
+{
+	PyTypeObject *type = Py_TYPE(self);
+
+	PyObject_Free(self);
+	Py_DECREF(type);
+}
+
+static PyObject *reading_repr(PyObject *self)
+{
+	Reading *reading = (Reading *)self;
+
+	return PyUnicode_FromFormat("Reading(revision=%u, attributes=%u, stolen_ns=%llu, epoch=%u)",
+				    reading->revision, reading->attributes,
+				    (unsigned long long)reading->stolen_ns, reading->epoch);
+}
+
+static PyMemberDef reading_members[] = {
+	{ "revision", T_UINT, offsetof(Reading, revision), READONLY, "revision: 0" },
+	{ "attributes", T_UINT, offsetof(Reading, attributes), READONLY, "attributes: 0" },
+	{ "stolen_ns", T_ULONGLONG, offsetof(Reading, stolen_ns), READONLY,
+	  "raw stolen time in nanoseconds" },
+	{ "epoch", T_UINT, offsetof(Reading, epoch), READONLY,
+	  "goes up each time the count is known to have started again; 0: unknown" },
+	{ NULL },
+};
+
+static PyType_Slot reading_slots[] = {
+	{ Py_tp_doc, "What one read of a CPU's structure gave (DEN0057A, 3.2.2), with its epoch." },
+	{ Py_tp_new, reading_new },
+	{ Py_tp_dealloc, reading_dealloc },
+	{ Py_tp_repr, reading_repr },
+	{ Py_tp_members, reading_members },
+	{ 0 },
+};
+
+static PyType_Spec reading_spec = {
+	.name = "guestpv.Reading",
+	.basicsize = sizeof(Reading),
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+	.slots = reading_slots,
+};
+
+/* ---- Mapping ------------------------------------------------------------- */
 
 /* Raise what _refuse() of the subclass makes of it. */
 static PyObject *refuse(Mapping *map, const char *outcome, PyObject *cpu, uint64_t word)
@@ -386,35 +461,25 @@ static PyObject *mapping_stolen_ns(PyObject *self, PyObject *cpu)
 	return PyLong_FromUnsignedLongLong(sight.stolen_ns);
 }
 
-static PyObject *mapping_read(PyObject *self, PyTypeObject *defining, PyObject *const *args,
-			      Py_ssize_t nargs, PyObject *kwnames)
+static PyObject *mapping_read(PyObject *self, PyObject *cpu)
 {
 	Mapping *map = (Mapping *)self;
 	struct sight sight;
-	PyObject *reading;
+	Reading *reading;
 	uint64_t word;
 
-	if (nargs != 1 || kwnames) {
-		PyErr_SetString(PyExc_TypeError, "read() takes one CPU number");
-		return NULL;
-	}
-	if (!sight_of(map, args[0], &sight))
+	if (!sight_of(map, cpu, &sight))
 		return NULL;
 
-	reading = PyStructSequence_New(((State *)PyType_GetModuleState(defining))->reading_type);
+	reading = PyObject_New(Reading, map->reading_type);
 	if (!reading)
 		return NULL;
 	word = le64toh(sight.word);
-	PyStructSequence_SetItem(reading, 0, PyLong_FromUnsignedLong((uint32_t)word));
-	PyStructSequence_SetItem(reading, 1, PyLong_FromUnsignedLong(word >> 32));
-	PyStructSequence_SetItem(reading, 2, PyLong_FromUnsignedLongLong(sight.stolen_ns));
-	PyStructSequence_SetItem(reading, 3,
-				 PyLong_FromUnsignedLong(map->cpus[PyLong_AsSize_t(args[0])].known.epoch));
-	if (PyErr_Occurred()) {
-		Py_DECREF(reading);
-		return NULL;
-	}
-	return reading;
+	reading->revision = word;
+	reading->attributes = word >> 32;
+	reading->stolen_ns = sight.stolen_ns;
+	reading->epoch = map->cpus[PyLong_AsSize_t(cpu)].known.epoch;
+	return (PyObject *)reading;
 }
 
 static PyObject *mapping_fill(PyObject *self, PyObject *rows)
@@ -446,17 +511,18 @@ static PyObject *mapping_close(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* Mapping(fd, size, nr_cpus): the caller has checked the header's sizes against each other. */
+/* Mapping(reading_type, fd, size, nr_cpus): the caller has checked the header's sizes against each other. */
 static int mapping_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
 	Mapping *map = (Mapping *)self;
 	unsigned int nr_cpus;
 	unsigned long long size;
+	PyObject *reading_type;
 	struct stat status;
 	void *base;
 	int fd;
 
-	if (kwargs || !PyArg_ParseTuple(args, "iKI", &fd, &size, &nr_cpus))
+	if (kwargs || !PyArg_ParseTuple(args, "OiKI", &reading_type, &fd, &size, &nr_cpus))
 		return -1;
 	if (map->base) {
 		PyErr_SetString(PyExc_TypeError, "the mapping is there already");
@@ -473,10 +539,11 @@ static int mapping_init(PyObject *self, PyObject *args, PyObject *kwargs)
 		PyErr_NoMemory();
 		return -1;
 	}
+	map->reading_type = (PyTypeObject *)Py_NewRef(reading_type);
 	map->base = base;
 	map->size = size;
 	map->nr_cpus = nr_cpus;
-	map->sequence = 1;
+	map->sequence = NO_SEQUENCE;
 	map->is_file = S_ISREG(status.st_mode);
 	if (map->is_file)
 		watch_file(map);
@@ -495,6 +562,7 @@ static void mapping_dealloc(PyObject *self)
 		munmap((void *)map->base, map->size);
 	}
 	PyMem_Free(map->cpus);
+	Py_XDECREF(map->reading_type);
 	free_object(self);
 	Py_DECREF(type);
 }
@@ -509,8 +577,7 @@ static int mapping_getbuffer(PyObject *self, Py_buffer *view, int flags)
 
 static PyMethodDef mapping_methods[] = {
 	{ "stolen_ns", mapping_stolen_ns, METH_O, NULL },
-	{ "read", (PyCFunction)(void (*)(void))mapping_read,
-	  METH_METHOD | METH_FASTCALL | METH_KEYWORDS, NULL },
+	{ "read", mapping_read, METH_O, NULL },
 	{ "_fill", mapping_fill, METH_O, NULL },
 	{ "close", mapping_close, METH_NOARGS, NULL },
 	{ NULL },
@@ -532,49 +599,19 @@ static PyType_Spec mapping_spec = {
 	.slots = mapping_slots,
 };
 
-static PyStructSequence_Field reading_fields[] = {
-	{ "revision", "revision of the structure: 0" },
-	{ "attributes", "attributes of the structure: 0" },
-	{ "stolen_ns", "raw stolen time in nanoseconds" },
-	{ "epoch", "goes up each time the count is known to have started again; 0: unknown" },
-	{ NULL },
-};
-
-static PyStructSequence_Desc reading_desc = {
-	.name = "guestpv.Reading",
-	.doc = "What one read of a CPU's structure gave (DEN0057A, 3.2.2), with its epoch.",
-	.fields = reading_fields,
-	.n_in_sequence = 4,
-};
-
-static int native_exec(PyObject *module)
+static int add_type(PyObject *module, const char *name, PyObject *type)
 {
-	State *state = PyModule_GetState(module);
-	PyObject *mapping;
-	int err;
+	int err = type ? PyModule_AddObjectRef(module, name, type) : -1;
 
-	state->reading_type = PyStructSequence_NewType(&reading_desc);
-	if (!state->reading_type ||
-	    PyModule_AddObjectRef(module, "Reading", (PyObject *)state->reading_type) < 0)
-		return -1;
-	mapping = PyType_FromModuleAndSpec(module, &mapping_spec, NULL);
-	if (!mapping)
-		return -1;
-	err = PyModule_AddObjectRef(module, "Mapping", mapping);
-	Py_DECREF(mapping);
+	Py_XDECREF(type);
 	return err;
 }
 
-static int native_traverse(PyObject *module, visitproc visit, void *arg)
+static int native_exec(PyObject *module)
 {
-	Py_VISIT(((State *)PyModule_GetState(module))->reading_type);
-	return 0;
-}
-
-static int native_clear(PyObject *module)
-{
-	Py_CLEAR(((State *)PyModule_GetState(module))->reading_type);
-	return 0;
+	if (add_type(module, "Reading", PyType_FromSpec(&reading_spec)))
+		return -1;
+	return add_type(module, "Mapping", PyType_FromModuleAndSpec(module, &mapping_spec, NULL));
 }
 
 static PyModuleDef_Slot native_slots[] = {
@@ -586,10 +623,7 @@ static struct PyModuleDef native_module = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "guestpv._native",
 	.m_doc = "Ordered loads from memory that a hypervisor writes.",
-	.m_size = sizeof(State),
 	.m_slots = native_slots,
-	.m_traverse = native_traverse,
-	.m_clear = native_clear,
 };
 
 PyMODINIT_FUNC PyInit__native(void)

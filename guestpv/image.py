@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from guestpv import layout
 from guestpv.layout import Conduit, Origin, State
@@ -58,7 +59,7 @@ def write_image(
     temporary.replace(path)
 
 
-def structures(image: "np.ndarray[tuple[int], np.dtype[np.uint8]]") -> np.ndarray:
+def structures(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
     """The structures of an image that `write_image` laid out, as a view of its bytes."""
     header = image[: layout.HEADER.itemsize].view(layout.HEADER)[0]
     first = image[layout.HEADER.itemsize :][: layout.ENTRY.itemsize].view(layout.ENTRY)[0]
@@ -75,4 +76,8 @@ def _layout(cpus: int, ipa: int) -> tuple[int, int]:
     """Bytes of the index and of the pages behind it."""
     index = layout.HEADER.itemsize + cpus * layout.ENTRY.itemsize
     pages = ipa % mmap.PAGESIZE + cpus * layout.STRUCTURE_ALIGNMENT
-    return tuple(-size // mmap.PAGESIZE * -mmap.PAGESIZE for size in (index, pages))
+    return _whole_pages(index), _whole_pages(pages)
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -18,7 +18,7 @@ from guestpv.errors import (
     PermissionDeniedError,
     StructureError,
 )
-from guestpv.reader import Reader, Snapshot, Source, rows_for
+from guestpv.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
 
 DEVICE = "/dev/guestpv"
 
@@ -40,15 +40,19 @@ class MappedReader(Mapping, Reader):
             self._source = _source(fd, name)
             self._cpus = tuple(range(int(header["nr_entries"])))
             try:
-                super().__init__(fd, int(header["size"]), len(self._cpus))
+                super().__init__(Reading, fd, int(header["size"]), len(self._cpus))
             except OSError as error:
                 raise FormatError(f"{name}: not mapped", os.strerror(error.errno or 0)) from error
         finally:
             os.close(fd)
-        self._header: np.void = np.frombuffer(self, layout.HEADER, 1)[0]
-        first = int(header["header_size"])
+        view = memoryview(self)
+        self._header: np.void = np.frombuffer(view, layout.HEADER, 1)[0]
         self._entries = np.ndarray(
-            len(self._cpus), layout.ENTRY, self, first, int(header["entry_size"])
+            len(self._cpus),
+            layout.ENTRY,
+            view,
+            int(header["header_size"]),
+            int(header["entry_size"]),
         )
 
     @property
@@ -68,9 +72,12 @@ class MappedReader(Mapping, Reader):
         return self._entries
 
     def snapshot(self, out: Snapshot | None = None) -> Snapshot:
-        rows = rows_for(len(self._cpus), out)
-        self._fill(rows)
-        return rows
+        if out is None:
+            out = np.empty(len(self._cpus), SNAPSHOT)
+        elif out.dtype is not SNAPSHOT:
+            check_rows(out, len(self._cpus))
+        self._fill(out)
+        return out
 
     def _refuse(self, outcome: str, cpu: object, revision: int, attributes: int) -> NoReturn:
         """Raise what the native part found: it knows the facts, this knows the words."""
@@ -95,9 +102,7 @@ class MappedReader(Mapping, Reader):
                     attributes=attributes,
                 )
             case "busy":
-                raise BusyError(
-                    f"{name}: not read", "it kept changing for a second", "try again"
-                )
+                raise BusyError(f"{name}: not read", "it kept changing for a second", "try again")
             case "malformed":
                 raise FormatError(
                     f"{name}: not read",
@@ -120,8 +125,11 @@ def _open(name: str) -> int:
                 "The module is not loaded",
                 f"run 'sudo guestpv load' {_MEANWHILE}",
             ) from error
-        raise NoSourceError(f"{name}: no such file", "A source is auto, device, procfs or a path"
-                            " of a page image", "check the path") from error
+        raise NoSourceError(
+            f"{name}: no such file",
+            "A source is auto, device, procfs or a path of a page image",
+            "check the path",
+        ) from error
     except PermissionError as error:
         fix = "run as root, or give the device a group with a udev rule"
         raise PermissionDeniedError(
@@ -135,12 +143,14 @@ def _open(name: str) -> int:
     if stat.S_ISREG(mode) or stat.S_ISCHR(mode):
         return fd
     os.close(fd)
-    raise FormatError(f"{name}: no page image", "It is neither a file nor a device", "check the path")
+    raise FormatError(
+        f"{name}: no page image", "It is neither a file nor a device", "check the path"
+    )
 
 
 def _header(fd: int, name: str) -> np.void:
     """The header, after its sizes were checked against each other and against the file's."""
-    header = np.frombuffer(_beginning(fd, name), layout.HEADER, 1)[0]
+    header: np.void = np.frombuffer(_beginning(fd, name), layout.HEADER, 1)[0]
     if header["magic"] != layout.MAGIC:
         raise _malformed(name, f"it does not begin with guestpv's magic number, {layout.MAGIC:#x}")
     if header["abi_version"] != layout.ABI_VERSION:
@@ -169,9 +179,11 @@ def _beginning(fd: int, name: str) -> bytes:
         beginning = os.pread(fd, layout.HEADER.itemsize, 0)
     else:
         try:
-            beginning = memoryview(Mapping(fd, layout.HEADER.itemsize, 1)).tobytes()
+            beginning = memoryview(Mapping(Reading, fd, layout.HEADER.itemsize, 1)).tobytes()
         except OSError as error:
-            raise _malformed(name, f"it cannot be mapped: {os.strerror(error.errno or 0)}") from error
+            raise _malformed(
+                name, f"it cannot be mapped: {os.strerror(error.errno or 0)}"
+            ) from error
     if len(beginning) < layout.HEADER.itemsize:
         raise _malformed(name, f"{len(beginning)} bytes are less than a header")
     return beginning
@@ -200,6 +212,8 @@ def _no_structure(name: str, cpu: int, entry: np.void) -> StructureError:
         )
     return StructureError(
         f"cpu{cpu}: no stolen time",
-        "it was not online since the module was loaded" if name == DEVICE else "it has no structure",
+        "it was not online since the module was loaded"
+        if name == DEVICE
+        else "it has no structure",
         "take it online" if name == DEVICE else "",
     )

@@ -9,7 +9,7 @@ import numpy as np
 from guestpv.errors import NoSourceError, NoSuchCpuError, StructureError
 from guestpv.layout import State
 from guestpv.procstat import TICK_NS, accounts
-from guestpv.reader import Reader, Reading, Snapshot, Source, rows_for
+from guestpv.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
 
 POSSIBLE = "/sys/devices/system/cpu/possible"
 
@@ -52,7 +52,7 @@ class ProcfsReader(Reader):
         return None
 
     def read(self, cpu: int, /) -> Reading:
-        return Reading((0, 0, self.stolen_ns(cpu), 0))
+        return Reading(0, 0, self.stolen_ns(cpu), 0)
 
     def stolen_ns(self, cpu: int, /) -> int:
         self._check_open()
@@ -71,7 +71,8 @@ class ProcfsReader(Reader):
 
     def snapshot(self, out: Snapshot | None = None) -> Snapshot:
         self._check_open()
-        rows = rows_for(len(self._cpus), out)
+        rows = np.empty(len(self._cpus), SNAPSHOT) if out is None else out
+        check_rows(rows, len(self._cpus))
         now = time.monotonic_ns()
         account = accounts(self._cpus, self._path)
         rows[...] = np.zeros(1, rows.dtype)

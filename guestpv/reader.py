@@ -4,7 +4,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -142,12 +142,9 @@ class Reader(ABC):
         return f"<{type(self).__name__} of {self.source.path}, {len(self.cpus)} CPUs>"
 
 
-def rows_for(cpus: int, out: Any) -> Snapshot:
-    """The array that a snapshot of so many CPUs fills: `out`, if it fits, or a new one."""
-    if out is None:
-        return np.empty(cpus, SNAPSHOT)
-    if out.dtype is not SNAPSHOT and out.dtype != SNAPSHOT:
+def check_rows(out: Snapshot, cpus: int) -> None:
+    """Raise ValueError if `out` is no array for a snapshot of so many CPUs."""
+    if out.dtype != SNAPSHOT:
         raise ValueError(f"out is an array of {out.dtype}, not of guestpv.SNAPSHOT")
     if out.shape != (cpus,):
         raise ValueError(f"out has shape {out.shape}, not ({cpus},)")
-    return out  # type: ignore[no-any-return]

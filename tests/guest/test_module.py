@@ -115,7 +115,7 @@ def test_it_comes_and_goes_fifty_times(command, new_log_lines):
     """Each error path and exit path gives back what it took: a leak shows as a failure here."""
     command("load")
     params = [
-        f'{name}={value.strip()!r}'.replace("'", '"')
+        f"{name}={value.strip()!r}".replace("'", '"')
         for name in ("adopt_offset", "adopt_build")
         if (value := (LOADED / "parameters" / name).read_text()).strip() not in ("0", "(null)")
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Nothing that guestpv does changes what the kernel sees (the trap: PV_TIME_ST resets the count)."""
+"""Nothing that guestpv does changes what the kernel sees: PV_TIME_ST would reset the count."""
 
 import os
 import subprocess
@@ -83,7 +83,9 @@ def test_kernel_accounting_never_goes_backwards(kernel_counts, unloaded, command
     assert any(after[cpu] > before[cpu] for cpu in before)
 
 
-def test_adopted_count_is_the_one_the_kernel_has_counted_from_boot(kernel_counts, unloaded, command):
+def test_adopted_count_is_the_one_the_kernel_has_counted_from_boot(
+    kernel_counts, unloaded, command
+):
     """A claim would have started again from zero, below the kernel's own figure."""
     ticks = kernel_steal_ticks()
     command("load")

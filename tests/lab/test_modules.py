@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: MIT
+"""The module, built on this machine against every kernel that it is meant for."""
+
+import pytest
+
+from pvlab import kmod
+from pvlab.kernels import KERNELS, kernel
+
+every_kernel = pytest.mark.parametrize("name", list(KERNELS))
+
+
+@every_kernel
+def test_builds_without_a_warning(name):
+    assert kmod.build(kernel(name), "W=1").warnings() == []
+
+
+@every_kernel
+def test_sparse_finds_nothing(name):
+    checked = kmod.build(kernel(name), "C=2")
+    assert "CHECK" in checked.log
+    assert checked.warnings() == []
+    assert "error:" not in checked.log
+
+
+@every_kernel
+def test_only_where_nobody_owns_the_structures_can_the_module_call_pv_time_st(name):
+    """The trap, kept out by construction: the code that would spring it is not linked."""
+    built = kmod.build(kernel(name))
+    claims, adopts = ("claim.o" in built.log, "adopt.o" in built.log)
+    assert (claims, adopts) == (("claim" in name), ("claim" not in name))
