@@ -139,7 +139,6 @@ def test_after_close_nothing_is_read_but_views_stay_good(path):
     for read in lambda: reader.read(0), lambda: reader.stolen_ns(0), reader.snapshot:
         with pytest.raises(ValueError, match="closed"):
             read()
-    del reader
     assert index["epoch"].tolist() == [1, 2, 3, 4]
 
 
