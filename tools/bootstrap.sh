@@ -53,9 +53,9 @@ install_environment() {
 	(
 		flock 9
 		[[ $(cat "$venv/key" 2>/dev/null) != "$key" ]] || exit 0
-		/usr/bin/python3 -m venv --clear "$venv"
+		[[ -e $venv/key ]] || /usr/bin/python3 -m venv --clear "$venv"
 		"$python" -m pip -qq install 'setuptools>=77' >&2
-		"$python" -m pip -qq install -e "$checkout[lab,test,lint]" >&2
+		"$python" -m pip -qq install --no-build-isolation -e "$checkout[lab,test,lint]" >&2
 		printf %s "$key" >"$venv/key"
 	) 9>"$venv.lock"
 	say "installing the Python environment: $((SECONDS - started)) s"

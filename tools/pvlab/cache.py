@@ -5,12 +5,14 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from .progress import step
 
+UNUSED_AFTER_S = 24 * 3600
 PARTIAL = ".partial"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -42,10 +44,10 @@ def artefact(name: str, inputs: Sequence[str | Path], build: Callable[[Path], No
     meanwhile waits for it; what an interrupted build left is removed by the next.
     """
     complete = cache_dir() / f"{name}-{digest(*inputs)}"
-    if complete.exists():
+    if _is_there(complete):
         return complete
     with _locked(complete):
-        if complete.exists():
+        if _is_there(complete):
             return complete
         partial = complete.with_name(complete.name + PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
@@ -56,6 +58,7 @@ def artefact(name: str, inputs: Sequence[str | Path], build: Callable[[Path], No
             partial.rename(complete)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+    _remove_unused(name)
     return complete
 
 
@@ -64,9 +67,25 @@ def final(path: Path) -> Path:
     return Path(*(part.removesuffix(PARTIAL) for part in path.parts))
 
 
+def _is_there(complete: Path) -> bool:
+    """Whether an artefact is there; if so, note that it was used just now."""
+    try:
+        os.utime(complete)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _remove_unused(name: str) -> None:
+    """Remove what an artefact of this name was in earlier days, so that the cache does not grow."""
+    for other in cache_dir().glob(f"{name}-{'[0-9a-f]' * 16}"):
+        if time.time() - other.stat().st_mtime > UNUSED_AFTER_S:
+            shutil.rmtree(other, ignore_errors=True)
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

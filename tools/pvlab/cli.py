@@ -12,7 +12,7 @@ import typer
 from .cache import cache_dir
 from .errors import LabError
 from .hypervisor import HYPERVISORS
-from .kernels import KERNELS
+from .kernels import KERNELS, kernel
 from .lab import Lab
 from .prepare import prepare
 from .progress import say
@@ -44,10 +44,10 @@ StealTimeOption = Annotated[
 ]
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(context_settings={"allow_interspersed_args": False})
 def run(
     command: Annotated[list[str], typer.Argument(help="What to run in the guest, after '--'.")],
-    kernel: KernelOption = "stock-6.1",
+    kernel_name: KernelOption = "stock-6.1",
     vcpus: VcpusOption = 2,
     steal: StealOption = 0,
     hypervisor: HypervisorOption = "kvm",
@@ -62,7 +62,7 @@ def run(
     """
     pty = sys.stdin.isatty() and sys.stdout.isatty()
     with Lab(
-        kernel=kernel, vcpus=vcpus, steal=steal, hypervisor=hypervisor, steal_time=steal_time
+        kernel=kernel_name, vcpus=vcpus, steal=steal, hypervisor=hypervisor, steal_time=steal_time
     ) as lab:
         try:
             code = subprocess.run(lab.guest.argv(command, pty=pty), timeout=timeout).returncode
@@ -76,14 +76,14 @@ def run(
 
 @app.command()
 def shell(
-    kernel: KernelOption = "stock-6.1",
+    kernel_name: KernelOption = "stock-6.1",
     vcpus: VcpusOption = 2,
     steal: StealOption = 0,
     hypervisor: HypervisorOption = "kvm",
     steal_time: StealTimeOption = True,
 ) -> None:
     """Boot a guest and open a shell in it."""
-    run(["bash", "-l"], kernel, vcpus, steal, hypervisor, steal_time)
+    run(["bash", "-l"], kernel_name, vcpus, steal, hypervisor, steal_time)
 
 
 @app.command()
@@ -93,14 +93,14 @@ def build(
     ] = None,
 ) -> None:
     """Build ahead of time what runs need."""
-    prepare(*(KERNELS[name] for name in kernels or KERNELS if KERNELS[name].bootable))
+    prepare(*(kernel(name) for name in kernels or KERNELS))
 
 
 @app.command("kernels")
 def list_kernels() -> None:
     """List the kernels that there are."""
-    for kernel in KERNELS.values():
-        typer.echo(f"{kernel.name:13} {kernel.what}{'' if kernel.bootable else ' (not to boot)'}")
+    for each in KERNELS.values():
+        typer.echo(f"{each.name:13} {each.what}{'' if each.bootable else ' (not to boot)'}")
 
 
 @app.command()
@@ -113,13 +113,16 @@ def clean() -> None:
 
 
 def main() -> None:
+    """Run a command; whichever way it is ended, nothing of it stays."""
+
     def end(number: int, _: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGHUP, end)
+    for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+        signal.signal(number, end)
     try:
-        app()
+        app(prog_name="lab")
     except LabError as error:
         say(str(error))
         sys.exit(LAB_FAILED)

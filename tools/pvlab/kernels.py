@@ -115,9 +115,7 @@ KERNELS = {
 
 
 def kernel(name: str) -> Kernel:
-    """The kernel of that name that a machine can boot."""
-    found = KERNELS.get(name)
-    if found is None or not found.bootable:
-        bootable = ", ".join(kernel.name for kernel in KERNELS.values() if kernel.bootable)
-        raise LabError(f"no kernel '{name}' to boot; there are: {bootable}")
-    return found
+    try:
+        return KERNELS[name]
+    except KeyError:
+        raise LabError(f"no kernel '{name}'; there are: {', '.join(KERNELS)}") from None

@@ -46,6 +46,8 @@ class Lab:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             chosen = kernel(self._kernel)
+            if not chosen.bootable:
+                raise LabError(f"{chosen.name} is there to build modules against, not to boot")
             prepare.prepare(chosen, kernel("stock-6.1"))
             run = runs.begin()
             stack.callback(run.end)

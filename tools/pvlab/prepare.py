@@ -2,6 +2,7 @@
 """Everything that a run needs, made ready beforehand and side by side."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from . import process
 from .image import root_image
@@ -10,12 +11,18 @@ from .kernels import Kernel
 from .payload import payload
 
 
+def _prepare_kernel(kernel: Kernel) -> Path:
+    if not kernel.bootable:
+        return kernel.directory()
+    initrd(kernel)
+    return payload(kernel)
+
+
 def prepare(*kernels: Kernel) -> None:
-    """Build what is missing for machines with these kernels."""
+    """Build what is missing of all that machines with these kernels need."""
     with ThreadPoolExecutor() as pool:
         parts = [pool.submit(root_image)]
-        for kernel in dict.fromkeys(kernels):
-            parts += [pool.submit(payload, kernel), pool.submit(initrd, kernel)]
+        parts += [pool.submit(_prepare_kernel, kernel) for kernel in dict.fromkeys(kernels)]
         try:
             for part in parts:
                 part.result()
