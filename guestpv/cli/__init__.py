@@ -61,6 +61,9 @@ def guestpv(
 
 def main() -> None:
     """Run the command line; ends the process with one of the documented exit codes."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # it was closed before this process began
+            setattr(sys, name, open(os.devnull, mode))
     # A reader that had enough (`guestpv watch | head`) ends this process as it ends any filter.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
@@ -78,8 +81,7 @@ def main() -> None:
 
 def _unexpected(error: Exception) -> Error:
     if isinstance(error, OSError) and error.strerror:
-        where = error.filename or "output"
-        return Error(f"{where}: {error.strerror}", "The operating system refused", "")
+        return Error(f"{error.filename or 'output'}: input or output failed", error.strerror)
     return Error(
         f"Unexpected {type(error).__name__}: {error}",
         "This is a mistake in guestpv",

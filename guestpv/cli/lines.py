@@ -26,9 +26,9 @@ class Lines(View):
 
     def show(self, history: History, changes: Sequence[Change], ended: bool) -> None:
         for change in changes:
-            print(f"# {clock(change.time_s)} {change.text}")
+            print(f"# {_clock(change.time_s)} {change.text}")
         if ended:
-            now = clock(time.time())
+            now = _clock(time.time())
             for row in order(history, self._rows, self._sort):
                 entry = history.rows[row]
                 state = name_of(State, entry["state"])
@@ -36,6 +36,10 @@ class Lines(View):
             self._print(now, cells("all", "-", history.figures(self._rows)))
         sys.stdout.flush()
 
-    def _print(self, clock: str, cells: dict[str, str]) -> None:
+    def _print(self, when: str, cells: dict[str, str]) -> None:
         figures = " ".join(cells[title].rjust(WIDTHS[title]) for title in self._columns)
-        print(f"{clock:8} {figures}".rstrip())
+        print(f"{when:12} {figures}".rstrip())
+
+
+def _clock(time_s: float) -> str:
+    return f"{clock(time_s)}.{int(time_s % 1 * 1000):03}"

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from guestpv import module
 from guestpv.cli.options import JsonOption
 from guestpv.cli.records import write
 
@@ -25,6 +24,8 @@ def load(
     adopts them, and nothing is reset: their place is read from the kernel's type information.
     Where nobody owns them, the module claims them.
     """
+    from guestpv import module  # takes long to import, and the other commands do without
+
     loaded = module.load(path, lambda progress: typer.echo(f"guestpv: {progress}", err=True))
     if as_json:
         write(
@@ -48,6 +49,8 @@ def load(
 
 def unload(as_json: JsonOption = False) -> None:
     """Remove the kernel module. Needs root."""
+    from guestpv import module
+
     removed = module.unload()
     if as_json:
         write("guestpv.unload/1", {"changed": removed})

@@ -20,8 +20,9 @@ def read(
 ) -> None:
     """Show each vCPU's stolen time, once.
 
-    The count is the hypervisor's, in nanoseconds since the vCPU came online. PROCSTAT is what the
-    kernel made of it, in ticks of 10 ms.
+    The count is the hypervisor's, in nanoseconds since the vCPU came online. KERNEL is what the
+    kernel made of it, in ticks of 10 ms. If no vCPU that was asked for has a count, the exit code
+    is 7.
     """
     with open_source(source) as reader:
         cpus = cpu.choose(reader.cpus) if cpu else reader.cpus
@@ -32,6 +33,8 @@ def read(
             _write_record(reader.source, rows, kernel)
         else:
             _print_table(reader.source, rows, kernel)
+        if not rows["valid"].any():
+            reader.read(cpus[0])  # raises what is wrong with it
 
 
 def _write_record(source: Source, rows: Snapshot, kernel: Accounts) -> None:
@@ -66,7 +69,8 @@ def _print_table(source: Source, rows: Snapshot, kernel: Accounts) -> None:
     table.add_column("CPU", "all", justify="right")
     table.add_column("STATE")
     table.add_column("STOLEN s", f"{rows['stolen_ns'].sum() / 1e9:.9f}", justify="right")
-    table.add_column("KERNEL s", f"{kernel['steal_ns'].sum() / 1e9:.2f}", justify="right")
+    in_kernel = f"{kernel['steal_ns'].sum() / 1e9:.2f}" if kernel["present"].any() else "-"
+    table.add_column("KERNEL s", in_kernel, justify="right")
     table.add_column("EPOCH", justify="right")
     table.add_column("ORIGIN")
     for row, account in zip(rows, kernel, strict=True):

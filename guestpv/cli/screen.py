@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: MIT
 """`guestpv watch` on a terminal: one page, drawn anew at each interval, resize and event."""
 
+import sys
+import termios
 import time
+import tty
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 from guestpv.cli.order import Sort, order
+from guestpv.cli.summary import summary
 from guestpv.cli.table import Table
 from guestpv.cli.view import View, clock
 from guestpv.history import Change, History, Rows
 
 _SMALL = 12  # lines of a terminal that has no room for more than the table
+_MIN_CHART, _MAX_CHART = 4, 12
 _KEPT_CHANGES = 100
 
 
@@ -31,9 +36,15 @@ class Screen(View):
         self._changes: deque[Change] = deque(maxlen=_KEPT_CHANGES)
         self._console = Console()
         self._screen = self._console.screen()
+        self._entered = ExitStack()
 
     def __enter__(self) -> Self:
-        self._screen.__enter__()
+        with ExitStack() as stack:
+            stack.enter_context(_single_keys())
+            stack.enter_context(self._screen)
+            # A terminal that was resized meanwhile may keep the page's last lines otherwise.
+            stack.callback(self._console.clear)
+            self._entered = stack.pop_all()
         return self
 
     def __exit__(
@@ -42,7 +53,12 @@ class Screen(View):
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._screen.__exit__(kind, error, at)
+        self._entered.close()
+
+    def suspend(self) -> None:
+        self._entered.close()
+        super().suspend()
+        self.__enter__()
 
     def key(self, key: str) -> None:
         """Key s changes the order."""
@@ -58,7 +74,7 @@ class Screen(View):
         """The page for a terminal of that size."""
         head = [_headline(self._title, width)]
         if height > _SMALL:
-            head += [_now(history, self._rows), _since(history, self._rows), Text()]
+            head += [*_summary(history, self._rows), Text()]
         changes = list(self._changes)[-max(1, height // 6) :]
 
         room = max(1, height - len(head) - len(changes) - 3)  # titles, sum and keys take three
@@ -68,7 +84,7 @@ class Screen(View):
 
         table = Table(history, self._rows, self._columns, width)
         lines = [*head, table.titles(), *map(table.cpu, shown), table.all()]
-        lines += [Text()] * (room - len(shown))
+        lines += _filled(room - len(shown), table)
         lines += [Text(f" {clock(c.time_s)}  {c.text}", style="yellow") for c in changes]
         lines.append(_keys(sort, len(shown), len(self._rows)))
         for line in lines:
@@ -85,32 +101,17 @@ def _headline(title: str, width: int) -> Text:
     return line
 
 
-def _now(history: History, rows: Rows) -> Text:
-    """The last interval in a sentence."""
-    if not history.intervals:
-        return Text(" measuring")
-    stolen = history.stolen_ns[rows]
-    figures = history.figures(rows)
-    text = f" {stolen.sum() / history.interval_ns:.2f} CPU-seconds a second are stolen"
-    if figures.stolen_percent is not None:
-        text += f", {figures.stolen_percent:.1f} % of {np.count_nonzero(history.known[rows])} vCPUs"
-    if len(rows) > 1 and stolen.any():
-        most = int(stolen.argmax())
-        share = 100 * stolen[most] / stolen.sum()
-        text += f"; {share:.0f} % of it from cpu{history.rows['cpu'][rows[most]]}"
-    return Text(text)
+def _summary(history: History, rows: Rows) -> list[Text]:
+    return [
+        Text(f" {about:8}", style="dim").append(sentence, style="not dim")
+        for about, sentence in summary(history, rows).items()
+    ]
 
 
-def _since(history: History, rows: Rows) -> Text:
-    """All intervals in a sentence."""
-    stolen_s = history.watched_stolen_ns[rows].sum() / 1e9
-    text = f" {stolen_s:.3f} s in the {history.watched_ns / 1e9:.0f} s since watching began"
-    worst = history.worst_percent[rows]
-    if not np.isnan(worst).all():
-        row = rows[int(np.nanargmax(worst))]
-        text += f"; worst: {history.worst_percent[row]:.1f} % of cpu{history.rows['cpu'][row]}"
-        text += f" at {clock(history.worst_time[row])}"
-    return Text(text)
+def _filled(space: int, table: Table) -> list[Text]:
+    """Lines that nothing else needs: a chart, where there is room for one."""
+    chart = table.chart(min(space - 1, _MAX_CHART)) if space > _MIN_CHART else []
+    return [Text()] * (space - len(chart)) + chart
 
 
 def _keys(sort: Sort, shown: int, watched: int) -> Text:
@@ -120,3 +121,17 @@ def _keys(sort: Sort, shown: int, watched: int) -> Text:
             f"   {watched - shown} of {watched} vCPUs hidden, the worst shown", style="not dim bold"
         )
     return line
+
+
+@contextmanager
+def _single_keys() -> Iterator[None]:
+    """The terminal gives each key as it is pressed, and does not show it."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

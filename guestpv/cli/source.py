@@ -2,7 +2,6 @@
 """Opening what a command reads; where there is nothing to read, saying which step failed."""
 
 import guestpv
-from guestpv import module
 from guestpv.errors import NoSourceError
 from guestpv.reader import Reader
 
@@ -12,5 +11,7 @@ def open_source(source: str) -> Reader:
     try:
         return guestpv.open(source)
     except NoSourceError as error:
+        from guestpv import module  # takes long to import, and only a failure needs it
+
         why = module.why_not_here() if source in ("auto", "device") else None
         raise why or error from None

@@ -28,6 +28,7 @@ class Table:
         """*rows* are all that are watched: the scale and the last line are theirs."""
         self._history = history
         self._rows = rows
+        self._width = width
         self._columns = _that_fit(columns, width)
         self._trail_width = min(TRAIL, max(1, width - _width(self._columns) - 1))
         highest = np.nanmax(history.trail[rows, -self._trail_width :], initial=0.0)
@@ -53,13 +54,26 @@ class Table:
 
     def all(self) -> Text:
         """The line of all rows together."""
+        figures = self._history.figures(self._rows)
+        line = self._line(cells("all", "", figures), self._spark(self._mean()))
+        line.stylize("bold")
+        return line
+
+    def chart(self, height: int) -> list[Text]:
+        """The history of all rows together, so many lines high with its title."""
+        width = self._width - 2
+        trail = _drawable(self._mean()[-width:])
+        lines = sparklines(trail, num_lines=height - 1, minimum=0, maximum=self._scale)
+        title = f"all, 0-{self._scale} %".rjust(width)
+        return [Text(f" {title}", style="dim"), *(Text(f" {line:>{width}}") for line in lines)]
+
+    def _mean(self) -> npt.NDArray[np.float64]:
+        """Percent of all rows that were known in each interval."""
         trails = self._history.trail[self._rows]
         known = np.count_nonzero(~np.isnan(trails), axis=0)
         mean = np.full(TRAIL, np.nan)
         np.divide(np.nansum(trails, axis=0), known, out=mean, where=known > 0)
-        line = self._line(cells("all", "", self._history.figures(self._rows)), self._spark(mean))
-        line.stylize("bold")
-        return line
+        return mean
 
     def _line(self, cells: dict[str, str], trail: str) -> Text:
         line = Text()
@@ -70,8 +84,12 @@ class Table:
         return line
 
     def _spark(self, trail: npt.NDArray[np.float64]) -> str:
-        figures = [None if np.isnan(p) else p for p in trail[-self._trail_width :].tolist()]
+        figures = _drawable(trail[-self._trail_width :])
         return str(sparklines(figures, minimum=0, maximum=self._scale)[0])
+
+
+def _drawable(trail: npt.NDArray[np.float64]) -> list[float | None]:
+    return [None if np.isnan(percent) else percent for percent in trail.tolist()]
 
 
 def _that_fit(columns: Sequence[str], width: int) -> list[str]:

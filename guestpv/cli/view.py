@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What the ways in which `guestpv watch` shows a history have in common."""
 
+import os
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,6 +17,10 @@ class View(ABC):
 
     def key(self, key: str) -> None:  # noqa: B027 - a view may ignore keys
         """React to a key that was pressed."""
+
+    def suspend(self) -> None:
+        """Stop the process, as Ctrl-Z should; returns when it goes on."""
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def clock(time_s: float) -> str:

@@ -7,9 +7,7 @@ import os
 import selectors
 import signal
 import sys
-import termios
 import time
-import tty
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from guestpv.events import Event, EventSource
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
-_REDRAW = {signal.SIGWINCH, signal.SIGCONT}
+_OTHERS = {signal.SIGTSTP, signal.SIGWINCH, signal.SIGCONT}
 
 
 class Ticks:
@@ -47,6 +45,7 @@ class Woken:
     """Why the wait was over; if nothing is set, the time was, or the terminal has a new size."""
 
     stop: bool = False
+    suspend: bool = False
     keys: str = ""
     events: list[Event] = field(default_factory=list)
 
@@ -54,7 +53,7 @@ class Woken:
 class Waiting:
     """While it is entered, signals end a wait instead of the process.
 
-    With *keys*, the terminal's keys do, too, one by one.
+    With *keys*, the terminal's keys do, too.
     """
 
     def __init__(self, keys: bool) -> None:
@@ -68,7 +67,7 @@ class Waiting:
             signals = stack.enter_context(_signals())
             self._listen(signals, lambda woken: _take_signals(signals, woken))
             if self._keys and sys.stdin.isatty():
-                keys = stack.enter_context(_single_keys())
+                keys = sys.stdin.fileno()
                 self._listen(keys, lambda woken: self._take_keys(keys, woken))
             self._stack = stack.pop_all()
         return self
@@ -107,14 +106,16 @@ class Waiting:
 
 
 def _take_signals(fd: int, woken: Woken) -> None:
-    woken.stop |= not _STOP.isdisjoint(os.read(fd, 64))
+    numbers = os.read(fd, 64)
+    woken.stop |= not _STOP.isdisjoint(numbers)
+    woken.suspend |= signal.SIGTSTP in numbers
 
 
 @contextmanager
 def _signals() -> Iterator[int]:
     """A pipe that each signal's number is written to, instead of what it does otherwise."""
     readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before = {number: signal.signal(number, _do_nothing) for number in _STOP | _REDRAW}
+    before = {number: signal.signal(number, _do_nothing) for number in _STOP | _OTHERS}
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     try:
         yield readable
@@ -128,15 +129,3 @@ def _signals() -> Iterator[int]:
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
     """The wake-up pipe says it all, but Python writes to it only for signals with a handler."""
-
-
-@contextmanager
-def _single_keys() -> Iterator[int]:
-    """The terminal gives each key as it is pressed, and does not show it."""
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    tty.setcbreak(fd)
-    try:
-        yield fd
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)

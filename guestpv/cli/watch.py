@@ -78,6 +78,8 @@ def _run(reader: Reader, view: View, waiting: Waiting, interval: float, count: i
             woken = waiting.wait(ticks.remaining_s())
             if woken.stop or "q" in woken.keys:
                 return
+            if woken.suspend:
+                view.suspend()
             for key in woken.keys:
                 view.key(key)
             now, ended = reader.snapshot(), ticks.due()

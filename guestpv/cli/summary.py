@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""What `guestpv watch` says in words: how much is stolen, where, and what that does to the work."""
+
+import numpy as np
+
+from guestpv.cli.view import clock
+from guestpv.history import History, Rows
+
+_NAMED = 3
+
+
+def summary(history: History, rows: Rows) -> dict[str, str]:
+    """Three sentences by what they are about."""
+    return {
+        "now": _now(history, rows),
+        "where": _where(history, rows),
+        "so far": _so_far(history, rows),
+    }
+
+
+def _now(history: History, rows: Rows) -> str:
+    figures = history.figures(rows)
+    if figures.stolen_percent is None:
+        return "measuring"
+    stolen = history.stolen_ns[rows].sum() / history.interval_ns
+    known = int(np.count_nonzero(history.known[rows]))
+    text = f"{stolen:.2f} CPU-s/s stolen, {figures.stolen_percent:.1f} % of {_vcpus(known)}"
+    demand = figures.demand_stolen_percent
+    if demand is not None and 0.5 < demand < 99.5:
+        text += f"; work takes {100 / (100 - demand):.2f} x as long"
+    return text
+
+
+def _where(history: History, rows: Rows) -> str:
+    """One vCPU: a neighbour on its physical CPU. All alike: the host is too full, or paused it."""
+    stolen = history.stolen_ns[rows]
+    total = int(stolen.sum())
+    if not total:
+        return "nothing is stolen" if history.intervals else "-"
+    most = [row for row in np.argsort(-stolen, kind="stable")[:_NAMED] if stolen[row]]
+    shares = [
+        f"cpu{history.rows['cpu'][rows[row]]} {100 * stolen[row] / total:.0f} %" for row in most
+    ]
+    if rest := total - int(stolen[most].sum()):
+        shares.append(f"the other {_vcpus(len(rows) - len(most))} {100 * rest / total:.0f} %")
+    return ", ".join(shares)
+
+
+def _so_far(history: History, rows: Rows) -> str:
+    if not history.intervals:
+        return "-"
+    stolen_s = history.watched_stolen_ns[rows].sum() / 1e9
+    text = f"{stolen_s:.3f} CPU-s stolen in {history.watched_ns / 1e9:.0f} s"
+    worst = history.worst_percent[rows]
+    if np.isnan(worst).all():
+        return text
+    row = rows[int(np.nanargmax(worst))]
+    return (
+        f"{text}; at worst {history.worst_percent[row]:.1f} % of cpu{history.rows['cpu'][row]}"
+        f" at {clock(history.worst_time[row])}"
+    )
+
+
+def _vcpus(number: int) -> str:
+    return f"{number} vCPU" if number == 1 else f"{number} vCPUs"
