@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""What the README shows works as it is written there."""
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import guestpv
+from guestpv import image
+from guestpv.cli import app
+
+CHECKOUT = Path(__file__).parents[2]
+README = (CHECKOUT / "README.md").read_text()
+MAIN = """
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+
+int main(int argc, char **argv)
+{
+	int fd = open(argv[argc - 1], O_RDONLY);
+	const struct guestpv_header *first = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+	const void *map = mmap(NULL, first->size, PROT_READ, MAP_SHARED, fd, 0);
+
+	printf("%llu %llu\\n", stolen_ns(map, 0), stolen_ns(map, 1));
+	return 0;
+}
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    image.write_image(tmp_path / "image", [123_456_789, 2**63])
+    return tmp_path / "image"
+
+
+def example(language):
+    (code,) = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return code
+
+
+def test_the_library_in_ten_lines(path):
+    code = example("python").replace("guestpv.open()", f"guestpv.open({str(path)!r})")
+    assert str(path) in code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    reading, *changes = done.stdout.splitlines()
+    assert reading == "Reading(revision=0, attributes=0, stolen_ns=123456789, epoch=1)"
+    assert [line.split()[:3] for line in changes] == [["0", "0", "ns"], ["1", "0", "ns"]]
+
+
+def test_the_c_header_in_ten_lines(path, tmp_path):
+    (tmp_path / "example.c").write_text(example("c") + MAIN)
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{CHECKOUT}/kmod/uapi"]
+    subprocess.run(["cc", *flags, "example.c", "-o", "example"], cwd=tmp_path, check=True)
+    done = subprocess.run([tmp_path / "example", path], capture_output=True, text=True)
+    assert done.stdout == f"123456789 {2**63}\n"
+
+
+def test_every_exit_code_is_the_one_of_its_error():
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    raised = {error.exit_code for error in guestpv.Error.__subclasses__()}
+    assert codes == raised | {0, 1, 2}
+
+
+def test_every_command_and_option_it_names_exists():
+    named = set(re.findall(r"guestpv (\w+)(?= --|`|\n)", README)) - {"watch"} | {"watch"}
+    for command in named & {"info", "load", "unload", "read", "watch"}:
+        shown = CliRunner().invoke(app, [command, "--help"])
+        assert shown.exit_code == 0, command
+    watch = CliRunner().invoke(app, ["watch", "--help"], terminal_width=200).output
+    for option in ("--interval", "--count", "--sort", "--cpu", "--source", "--json"):
+        assert option in README
+        assert option in watch
+
+
+def test_one_version_everywhere():
+    version = metadata.version("guestpv")
+    places = {
+        "pyproject.toml": f'version = "{version}"',
+        "kmod/dkms.conf": f'PACKAGE_VERSION="{version}"',
+        "kmod/main.c": f'MODULE_VERSION("{version}")',
+        "README.md": f"/usr/src/guestpv-{version}",
+    }
+    for place, text in places.items():
+        assert text in (CHECKOUT / place).read_text(), place
