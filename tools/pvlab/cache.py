@@ -58,7 +58,7 @@ def artefact(name: str, inputs: Sequence[str | Path], build: Callable[[Path], No
             partial.rename(complete)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    _remove_unused(name)
+    _remove_unused(name, complete)
     return complete
 
 
@@ -76,10 +76,10 @@ def _is_there(complete: Path) -> bool:
     return True
 
 
-def _remove_unused(name: str) -> None:
+def _remove_unused(name: str, successor: Path) -> None:
     """Remove what an artefact of this name was in earlier days, so that the cache does not grow."""
     for other in cache_dir().glob(f"{name}-{'[0-9a-f]' * 16}"):
-        if time.time() - other.stat().st_mtime > UNUSED_AFTER_S:
+        if other != successor and time.time() - other.stat().st_mtime > UNUSED_AFTER_S:
             shutil.rmtree(other, ignore_errors=True)
 
 

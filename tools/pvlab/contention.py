@@ -30,6 +30,8 @@ class Contention:
 
     def set(self, percent: int) -> None:
         """Take about this much of the time of each CPU, until it is set anew."""
+        if percent and not self._cpus:
+            raise LabError("there is no hypervisor that could take time from the guest")
         if not 0 <= percent <= HIGHEST:
             raise LabError(f"steal is a percentage from 0 to {HIGHEST}, not {percent}")
         if self._loops:

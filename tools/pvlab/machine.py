@@ -103,6 +103,8 @@ class Machine:
     def failure(self, what: str) -> LabError:
         """The error that says what happened to it, with the last that it and its QEMU said."""
         parts = [f"{self.name}: {what}"]
+        # It stands before the registers and the call trace, which fill the end of the console.
+        parts += re.findall(r"Kernel panic .*", self.console)[:1]
         if said := self._messages.read_text(errors="replace").strip():
             parts += ["QEMU said:", last_lines(said)]
         parts += ["The end of its console:", last_lines(self.console) or "  | (nothing)"]
