@@ -3,13 +3,14 @@
 
 import os
 import stat
-from typing import NoReturn
+from operator import index
+from typing import NoReturn, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from guestpv import layout
-from guestpv._native import Mapping
+from guestpv._native import NativeReader
 from guestpv.errors import (
     BusyError,
     FormatError,
@@ -18,14 +19,15 @@ from guestpv.errors import (
     PermissionDeniedError,
     StructureError,
 )
-from guestpv.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
+from guestpv.header import read_header
+from guestpv.reader import SNAPSHOT, Reader, Snapshot, Source, check_rows
 
 DEVICE = "/dev/guestpv"
 
 _MEANWHILE = "(/proc/stat can be read meanwhile: --source procfs)"
 
 
-class MappedReader(Mapping, Reader):
+class MappedReader(NativeReader, Reader):
     """Reads the device, or a file of the same layout. `read` and `stolen_ns` are C."""
 
     def __init__(self, path: str | os.PathLike[str] = DEVICE) -> None:
@@ -36,24 +38,16 @@ class MappedReader(Mapping, Reader):
         name = os.fspath(path)
         fd = _open(name)
         try:
-            header = _header(fd, name)
-            self._source = _source(fd, name)
-            self._cpus = tuple(range(int(header["nr_entries"])))
+            header = read_header(fd, name)
             try:
-                super().__init__(Reading, fd, int(header["size"]), len(self._cpus))
+                self._map(fd, header.tobytes())
             except OSError as error:
                 raise FormatError(f"{name}: not mapped", os.strerror(error.errno or 0)) from error
+            self._source = _source(fd, name)
         finally:
             os.close(fd)
-        view = memoryview(self)
-        self._header: np.void = np.frombuffer(view, layout.HEADER, 1)[0]
-        self._entries = np.ndarray(
-            len(self._cpus),
-            layout.ENTRY,
-            view,
-            int(header["header_size"]),
-            int(header["entry_size"]),
-        )
+        self._cpus = tuple(range(int(header["nr_entries"])))
+        self._index = int(header["header_size"]), int(header["entry_size"])
 
     @property
     def source(self) -> Source:
@@ -65,11 +59,13 @@ class MappedReader(Mapping, Reader):
 
     @property
     def header(self) -> np.void:
-        return self._header
+        header: np.void = np.ndarray(1, layout.HEADER, self.memory)[0]
+        return header
 
     @property
     def entries(self) -> npt.NDArray[np.void]:
-        return self._entries
+        # Not kept: close() lets go of the mapping, unless somebody else looks at it.
+        return np.ndarray(len(self._cpus), layout.ENTRY, self.memory, *self._index)
 
     def snapshot(self, out: Snapshot | None = None) -> Snapshot:
         if out is None:
@@ -79,22 +75,20 @@ class MappedReader(Mapping, Reader):
         self._fill(out)
         return out
 
-    def _refuse(self, outcome: str, cpu: object, revision: int, attributes: int) -> NoReturn:
+    def _refuse(self, what: str, cpu: SupportsIndex, revision: int, attributes: int) -> NoReturn:
         """Raise what the native part found: it knows the facts, this knows the words."""
-        name = self._source.path
-        match outcome:
+        name, nr = self._source.path, index(cpu)
+        match what:
             case "no cpu":
+                last = len(self._cpus) - 1
                 raise NoSuchCpuError(
-                    f"cpu{cpu}: no such CPU",
-                    f"{name} has {len(self._cpus)} CPUs",
-                    f"use 0 to {len(self._cpus) - 1}",
+                    f"cpu{nr}: no such CPU", f"{name} has {last + 1} CPUs", f"use 0 to {last}"
                 )
             case "no structure":
-                assert isinstance(cpu, int)
-                raise _no_structure(name, cpu, self._entries[cpu])
+                raise _no_structure(name, nr, self.entries[nr])
             case "unknown":
                 raise StructureError(
-                    f"cpu{cpu}: the stolen time is not interpreted",
+                    f"cpu{nr}: the stolen time is not interpreted",
                     f"its structure has revision {revision} and attributes {attributes:#x}, and"
                     " only 0 and 0 are known (DEN0057A)",
                     "read on: the count is given again as soon as they are known",
@@ -102,17 +96,19 @@ class MappedReader(Mapping, Reader):
                     attributes=attributes,
                 )
             case "busy":
-                raise BusyError(f"{name}: not read", "it kept changing for a second", "try again")
-            case "malformed":
+                raise BusyError(f"{name}: not read", "It kept changing for a second", "try again")
+            case "offset":
                 raise FormatError(
                     f"{name}: not read",
-                    "its index points to a structure that is outside it or not 64-byte aligned",
+                    f"its index says that cpu{nr}'s structure is at offset"
+                    f" {self.entries[nr]['offset']:#x}, which is outside or not 64-byte aligned",
                     "write the page image again",
                 )
+            case "header":
+                why = "its header changed while it was open"
             case _:
-                raise FormatError(
-                    f"{name}: not read", "it was cut short while it was open", "open it again"
-                )
+                why = "it was cut short while it was open"
+        raise FormatError(f"{name}: not read", why, "open it again")
 
 
 def _open(name: str) -> int:
@@ -146,51 +142,6 @@ def _open(name: str) -> int:
     raise FormatError(
         f"{name}: no page image", "It is neither a file nor a device", "check the path"
     )
-
-
-def _header(fd: int, name: str) -> np.void:
-    """The header, after its sizes were checked against each other and against the file's."""
-    header: np.void = np.frombuffer(_beginning(fd, name), layout.HEADER, 1)[0]
-    if header["magic"] != layout.MAGIC:
-        raise _malformed(name, f"it does not begin with guestpv's magic number, {layout.MAGIC:#x}")
-    if header["abi_version"] != layout.ABI_VERSION:
-        raise FormatError(
-            f"{name}: not read",
-            f"It has version {header['abi_version']} of the layout, and this guestpv knows only"
-            f" version {layout.ABI_VERSION}",
-            "load the module that belongs to it: 'sudo guestpv unload', then 'sudo guestpv load'",
-        )
-    size, nr_entries = int(header["size"]), int(header["nr_entries"])
-    if header["header_size"] < layout.HEADER.itemsize or header["header_size"] % 8:
-        raise _malformed(name, f"its header says that it is {header['header_size']} bytes long")
-    if header["entry_size"] < layout.ENTRY.itemsize or header["entry_size"] % 8:
-        raise _malformed(name, f"its entries are {header['entry_size']} bytes long")
-    if int(header["header_size"]) + nr_entries * int(header["entry_size"]) > size or not nr_entries:
-        raise _malformed(name, f"{nr_entries} entries do not fit into {size} bytes")
-    status = os.fstat(fd)
-    if stat.S_ISREG(status.st_mode) and status.st_size < size:
-        raise _malformed(name, f"it was cut short: {status.st_size} of {size} bytes are left")
-    return header
-
-
-def _beginning(fd: int, name: str) -> bytes:
-    """As many bytes as a header has; the device gives them only to a mapping."""
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        beginning = os.pread(fd, layout.HEADER.itemsize, 0)
-    else:
-        try:
-            beginning = memoryview(Mapping(Reading, fd, layout.HEADER.itemsize, 1)).tobytes()
-        except OSError as error:
-            raise _malformed(
-                name, f"it cannot be mapped: {os.strerror(error.errno or 0)}"
-            ) from error
-    if len(beginning) < layout.HEADER.itemsize:
-        raise _malformed(name, f"{len(beginning)} bytes are less than a header")
-    return beginning
-
-
-def _malformed(name: str, why: str) -> FormatError:
-    return FormatError(f"{name}: no page image of guestpv", why, "check the path")
 
 
 def _source(fd: int, name: str) -> Source:

@@ -2,7 +2,9 @@
 """/proc/stat as the source, where there is no PV-time: the kernel's figure, in its ticks."""
 
 import time
+from operator import index
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -32,7 +34,6 @@ class ProcfsReader(Reader):
             ) from error
         self._path = path
         self._closed = False
-        self._row_of = {cpu: row for row, cpu in enumerate(self._cpus)}
 
     @property
     def source(self) -> Source:
@@ -51,21 +52,22 @@ class ProcfsReader(Reader):
     def entries(self) -> None:
         return None
 
-    def read(self, cpu: int, /) -> Reading:
+    def read(self, cpu: SupportsIndex, /) -> Reading:
         return Reading(0, 0, self.stolen_ns(cpu), 0)
 
-    def stolen_ns(self, cpu: int, /) -> int:
+    def stolen_ns(self, cpu: SupportsIndex, /) -> int:
         self._check_open()
-        if cpu not in self._row_of:
+        nr = index(cpu)
+        if nr not in self._cpus:
             raise NoSuchCpuError(
-                f"cpu{cpu}: no such CPU",
+                f"cpu{nr}: no such CPU",
                 f"the possible CPUs are {self._cpus[0]} to {self._cpus[-1]}",
                 "use one of them",
             )
-        row = accounts((cpu,), self._path)[0]
+        row = accounts((nr,), self._path)[0]
         if not row["present"]:
             raise StructureError(
-                f"cpu{cpu}: no stolen time", f"{self._path} has no line for it", "take it online"
+                f"cpu{nr}: no stolen time", f"{self._path} has no line for it", "take it online"
             )
         return int(row["steal_ns"])
 

@@ -4,7 +4,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -89,14 +89,14 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def stolen_ns(self, cpu: int, /) -> int:
+    def stolen_ns(self, cpu: SupportsIndex, /) -> int:
         """Raw stolen time of a CPU in nanoseconds.
 
         Raises as `read` does.
         """
 
     @abstractmethod
-    def read(self, cpu: int, /) -> Reading:
+    def read(self, cpu: SupportsIndex, /) -> Reading:
         """One CPU's structure as a whole, with its epoch.
 
         Raises:

@@ -84,7 +84,7 @@ def test_a_reader_without_the_protocol_is_torn(restless):
     """That the tests above can fail: the same image, read as plain NumPy arrays."""
     with guestpv.open(restless) as reader:
         entries = reader.entries
-        words = np.frombuffer(reader, np.uint64)
+        words = np.frombuffer(reader.memory, np.uint64)
         for _ in range(200_000):
             epochs, offsets = entries["epoch"].astype(np.uint64), entries["offset"]
             counts = words[offsets // 8 + 1]

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""The header of the device or of a page image: is it of the layout that this guestpv knows?"""
+
+import mmap
+import os
+import stat
+
+import numpy as np
+
+from guestpv import layout
+from guestpv.errors import FormatError
+
+
+def read_header(fd: int, name: str) -> np.void:
+    """A copy of the header, after its sizes were checked against each other and the file's.
+
+    Raises FormatError, which calls the file *name*.
+    """
+    header: np.void = np.frombuffer(_beginning(fd, name), layout.HEADER, 1)[0]
+    if header["magic"] != layout.MAGIC:
+        raise _malformed(name, f"it does not begin with guestpv's magic number, {layout.MAGIC:#x}")
+    if header["abi_version"] != layout.ABI_VERSION:
+        raise FormatError(
+            f"{name}: not read",
+            f"It has version {header['abi_version']} of the layout, and this guestpv knows only"
+            f" version {layout.ABI_VERSION}",
+            "load the module that belongs to it: 'sudo guestpv unload', then 'sudo guestpv load'",
+        )
+    header_size, entry_size = int(header["header_size"]), int(header["entry_size"])
+    if header_size < layout.HEADER.itemsize or header_size % 8:
+        raise _malformed(name, f"its header says that it is {header_size} bytes long")
+    if entry_size < layout.ENTRY.itemsize or entry_size % 8:
+        raise _malformed(name, f"its entries are {entry_size} bytes long")
+    nr_entries, size = int(header["nr_entries"]), int(header["size"])
+    if not nr_entries or header_size + nr_entries * entry_size > size:
+        raise _malformed(name, f"{nr_entries} entries do not fit into {size} bytes")
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and status.st_size < size:
+        raise _malformed(name, f"it was cut short: {status.st_size} of {size} bytes are left")
+    return header
+
+
+def _beginning(fd: int, name: str) -> bytes:
+    """As many bytes as a header has; the device gives them only to a mapping."""
+    size = layout.HEADER.itemsize
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        beginning = os.pread(fd, size, 0)
+    else:
+        try:
+            with mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ) as page:
+                beginning = page[:size]
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise _malformed(name, f"it cannot be mapped: {reason}") from error
+    if len(beginning) < size:
+        raise _malformed(name, f"{len(beginning)} bytes are less than a header")
+    return beginning
+
+
+def _malformed(name: str, why: str) -> FormatError:
+    return FormatError(f"{name}: no page image of guestpv", why, "check the path")

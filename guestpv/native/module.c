@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+#include "native.h"
+
+static PyTypeObject *make_type(PyObject *module, PyType_Spec *spec)
+{
+	return (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+}
+
+static int native_exec(PyObject *module)
+{
+	struct native *native = PyModule_GetState(module);
+	PyTypeObject *reader_type;
+	int err;
+
+	native->mapping_type = make_type(module, &mapping_spec);
+	native->reading_type = make_type(module, &reading_spec);
+	if (!native->mapping_type || !native->reading_type)
+		return -1;
+	reader_type = make_type(module, &reader_spec);
+	if (!reader_type)
+		return -1;
+	err = PyModule_AddType(module, reader_type);
+	Py_DECREF(reader_type);
+	return err ? err : PyModule_AddType(module, native->reading_type);
+}
+
+static int native_traverse(PyObject *module, visitproc visit, void *arg)
+{
+	struct native *native = PyModule_GetState(module);
+
+	Py_VISIT(native->mapping_type);
+	Py_VISIT(native->reading_type);
+	return 0;
+}
+
+static int native_clear(PyObject *module)
+{
+	struct native *native = PyModule_GetState(module);
+
+	Py_CLEAR(native->mapping_type);
+	Py_CLEAR(native->reading_type);
+	return 0;
+}
+
+static PyModuleDef_Slot native_slots[] = {
+	{ Py_mod_exec, native_exec },
+	{ 0 },
+};
+
+static struct PyModuleDef native_module = {
+	PyModuleDef_HEAD_INIT,
+	.m_name = "guestpv._native",
+	.m_doc = "Ordered loads from memory that a hypervisor writes.",
+	.m_size = sizeof(struct native),
+	.m_slots = native_slots,
+	.m_traverse = native_traverse,
+	.m_clear = native_clear,
+};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+	return PyModuleDef_Init(&native_module);
+}

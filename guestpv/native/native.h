@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What Python has no means for: memory order. A structure is shared with a
+ * hypervisor and the index with the kernel module, and both write while we read.
+ *
+ *   pages.c    the protocol of guestpv.h: index, ordered loads, snapshot
+ *   file.c     mapped files that are cut short
+ *   mapping.c  the memory itself, for as long as somebody looks at it
+ *   reading.c  what one read gave
+ *   reader.c   the reads, for Python
+ *
+ * All is done with the GIL held, also a snapshot: handing the GIL over would take
+ * longer. It is let go only to wait for an index that is being changed.
+ */
+#ifndef GUESTPV_NATIVE_H
+#define GUESTPV_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pages.h"
+
+/* The state of the module */
+struct native {
+	PyTypeObject *mapping_type;
+	PyTypeObject *reading_type;
+};
+
+/* A read-only mapping. It exports its bytes, and goes with the last who refers to it. */
+struct mapping {
+	PyObject_HEAD
+	const uint8_t *base;
+	size_t size;
+	struct file *file; /* NULL for the device */
+};
+
+/* NULL with an exception set; an OSError if @fd cannot be mapped */
+struct mapping *mapping_make(PyTypeObject *type, int fd, size_t size);
+
+PyObject *reading_make(PyTypeObject *type, const struct sight *sight);
+
+extern PyType_Spec mapping_spec;
+extern PyType_Spec reading_spec;
+extern PyType_Spec reader_spec;
+
+#endif /* GUESTPV_NATIVE_H */

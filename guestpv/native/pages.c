@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+#include "pages.h"
+
+#include <endian.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "file.h"
+
+#define STRUCTURE_ALIGNMENT 64 /* DEN0057A, 3.2.2 */
+#define TRIES 1000
+#define NO_SEQUENCE UINT64_MAX /* wider than any sequence */
+
+/* In the place of one that is not there, so that a read need not ask. */
+static const uint64_t no_structure[2];
+
+_Static_assert(__atomic_always_lock_free(sizeof(uint64_t), NULL),
+	       "a lock would have to write to the mapping");
+
+static uint64_t load_acquire(const uint64_t *word)
+{
+	return atomic_load_explicit((const _Atomic uint64_t *)word, memory_order_acquire);
+}
+
+static uint32_t sequence_acquire(const struct pages *pages)
+{
+	const struct guestpv_header *header = (const void *)pages->base;
+
+	return atomic_load_explicit((const _Atomic uint32_t *)&header->sequence,
+				    memory_order_acquire);
+}
+
+/* In the index each load is one load, and the sequence says whether they belong together. */
+#define LOAD(field) atomic_load_explicit((const _Atomic typeof(field) *)&(field), \
+					 memory_order_relaxed)
+
+static bool header_stands(const struct pages *pages)
+{
+	const struct guestpv_header *live = (const void *)pages->base;
+	const struct guestpv_header *checked = &pages->header;
+
+	return LOAD(live->magic) == checked->magic &&
+	       LOAD(live->abi_version) == checked->abi_version &&
+	       LOAD(live->header_size) == checked->header_size &&
+	       LOAD(live->entry_size) == checked->entry_size &&
+	       LOAD(live->nr_entries) == checked->nr_entries &&
+	       LOAD(live->size) == checked->size;
+}
+
+static uint64_t index_size(const struct guestpv_header *header)
+{
+	return header->header_size + (uint64_t)header->nr_entries * header->entry_size;
+}
+
+static bool is_readable(uint8_t state)
+{
+	return state == GUESTPV_STATE_ONLINE || state == GUESTPV_STATE_OFFLINE;
+}
+
+static bool fits(const struct guestpv_header *header, uint32_t offset)
+{
+	return offset % STRUCTURE_ALIGNMENT == 0 && offset >= index_size(header) &&
+	       offset + sizeof(struct guestpv_stolen_time) <= header->size;
+}
+
+static enum outcome decode_entry(struct pages *pages, uint32_t nr)
+{
+	const struct guestpv_header *header = &pages->header;
+	const struct guestpv_entry *entry = (const void *)
+		(pages->base + header->header_size + (size_t)nr * header->entry_size);
+	struct cpu cpu = {
+		.structure = no_structure,
+		.known.cpu = nr,
+		.known.epoch = LOAD(entry->epoch),
+		.known.state = LOAD(entry->state),
+		.known.origin = LOAD(entry->origin),
+		.known.fault = LOAD(entry->fault),
+	};
+	uint32_t offset = LOAD(entry->offset);
+
+	if (offset && is_readable(cpu.known.state)) {
+		if (!fits(header, offset)) {
+			pages->bad_cpu = nr;
+			return BAD_OFFSET;
+		}
+		cpu.structure = (const void *)(pages->base + offset);
+		cpu.known.valid = true;
+	}
+	pages->cpus[nr] = cpu;
+	return OK;
+}
+
+static enum outcome decode_index(struct pages *pages)
+{
+	const uint64_t *last = NULL;
+
+	if (!header_stands(pages))
+		return HEADER_CHANGED;
+	for (uint32_t nr = 0; nr < pages->header.nr_entries; nr++) {
+		enum outcome outcome = decode_entry(pages, nr);
+
+		if (outcome != OK)
+			return outcome;
+		if (pages->cpus[nr].known.valid && pages->cpus[nr].structure > last)
+			last = pages->cpus[nr].structure;
+	}
+	if (pages->file)
+		file_set_witness(pages->file, last ? last + 1 : NULL);
+	return OK;
+}
+
+static enum outcome refresh(struct pages *pages, uint32_t sequence)
+{
+	enum outcome outcome;
+
+	pages->sequence = NO_SEQUENCE;
+	if (sequence & 1)
+		return BUSY;
+	outcome = decode_index(pages);
+	/*
+	 * The index is loaded before the sequence is loaded again. Pairs with the
+	 * module's barrier after it made the sequence odd (change_begin()).
+	 */
+	atomic_thread_fence(memory_order_acquire);
+	if (sequence_acquire(pages) != sequence)
+		return BUSY;
+	if (pages->file && outcome != OK && file_is_cut(pages->file))
+		return CUT_SHORT;
+	if (outcome == OK)
+		pages->sequence = sequence;
+	return outcome;
+}
+
+/* Before a read: .cpus is what the index says. */
+static enum outcome read_begin(struct pages *pages)
+{
+	/* Pairs with the module's release of the even sequence (change_end()). */
+	uint32_t sequence = sequence_acquire(pages);
+
+	return sequence == pages->sequence ? OK : refresh(pages, sequence);
+}
+
+/* After a read whose loads were acquire loads: does the index still say so? */
+static enum outcome read_end(struct pages *pages)
+{
+	/* Pairs with the module's barrier after the odd sequence (change_begin()). */
+	if (sequence_acquire(pages) != pages->sequence)
+		return BUSY;
+	return pages->file && file_is_cut(pages->file) ? CUT_SHORT : OK;
+}
+
+/*
+ * The hypervisor changes stolen_time alone and with one store. Revision and
+ * attributes it sets before the guest knows of the structure, and again when the
+ * VM goes on elsewhere. So the count is loaded between two loads of them.
+ * Returns whether they were the same.
+ */
+static inline bool look(const uint64_t *structure, uint64_t *word, uint64_t *count)
+{
+	/* Acquire: before the count. Pairs with the order of the hypervisor's stores. */
+	*word = load_acquire(&structure[0]);
+	/* Acquire: before the second look. Pairs with the same. */
+	*count = load_acquire(&structure[1]);
+	/* Acquire: before the sequence is loaded again, in read_end(). */
+	return load_acquire(&structure[0]) == *word;
+}
+
+enum outcome pages_read(struct pages *pages, uint32_t nr, struct sight *sight)
+{
+	const struct cpu *cpu = &pages->cpus[nr];
+	enum outcome outcome = BUSY;
+
+	for (int tries = 0; outcome == BUSY && tries < TRIES; tries++) {
+		uint64_t word, count;
+
+		outcome = read_begin(pages);
+		if (outcome != OK)
+			continue;
+		outcome = look(cpu->structure, &word, &count) ? read_end(pages) : BUSY;
+		sight->word = le64toh(word);
+		sight->stolen_ns = le64toh(count);
+		sight->epoch = cpu->known.epoch;
+		sight->present = cpu->known.valid;
+	}
+	return outcome;
+}
+
+static uint64_t monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+/* A count is not interpreted unless revision and attributes are known. */
+static void mark_unknown(struct row *row, uint64_t word)
+{
+	row->known.valid = false;
+	row->known.revision = word;
+	row->attributes = word >> 32;
+	row->stolen_ns = 0;
+}
+
+static bool look_at_all(const struct pages *pages, struct row *row)
+{
+	const struct cpu *cpu = pages->cpus, *end = cpu + pages->header.nr_entries;
+	uint64_t now = monotonic_ns();
+	bool whole = true;
+
+	for (; cpu < end; cpu++, row++) {
+		uint64_t word, count;
+
+		whole &= look(cpu->structure, &word, &count);
+		row->known = cpu->known;
+		row->attributes = 0;
+		row->padding = 0;
+		row->stolen_ns = le64toh(count);
+		row->monotonic_ns = now;
+		if (word)
+			mark_unknown(row, le64toh(word));
+	}
+	return whole;
+}
+
+enum outcome pages_snapshot(struct pages *pages, struct row *rows)
+{
+	enum outcome outcome = BUSY;
+
+	for (int tries = 0; outcome == BUSY && tries < TRIES; tries++) {
+		outcome = read_begin(pages);
+		if (outcome == OK)
+			outcome = look_at_all(pages, rows) ? read_end(pages) : BUSY;
+	}
+	return outcome;
+}
+
+bool pages_header_fits(const struct guestpv_header *header)
+{
+	return header->header_size >= sizeof(*header) && header->header_size % 8 == 0 &&
+	       header->entry_size >= sizeof(struct guestpv_entry) && header->entry_size % 8 == 0 &&
+	       header->size >= index_size(header);
+}
+
+bool pages_init(struct pages *pages, const uint8_t *base, struct file *file,
+		const struct guestpv_header *header)
+{
+	*pages = (struct pages) {
+		.base = base,
+		.file = file,
+		.header = *header,
+		.sequence = NO_SEQUENCE,
+		.cpus = calloc(header->nr_entries, sizeof(*pages->cpus)),
+	};
+	return pages->cpus;
+}
+
+void pages_exit(struct pages *pages)
+{
+	free(pages->cpus);
+	pages->cpus = NULL;
+}

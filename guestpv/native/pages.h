@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A mapping of the device or of a page image: its index, decoded and checked,
+ * and the ordered loads of the structures that it points to. This is the
+ * protocol of guestpv.h, and knows nothing of Python.
+ *
+ * One thread at a time may use a struct pages; the caller's GIL sees to that.
+ */
+#ifndef GUESTPV_PAGES_H
+#define GUESTPV_PAGES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "guestpv.h"
+
+/* What came of a read; if not OK, nothing that was read may be used. */
+enum outcome {
+	OK,
+	BUSY, /* what was read kept changing */
+	HEADER_CHANGED,
+	BAD_OFFSET, /* of the structure of pages.bad_cpu */
+	CUT_SHORT,
+};
+
+/* A row of guestpv.SNAPSHOT; the first part is what the index says. */
+struct row {
+	struct known {
+		uint32_t cpu;
+		uint32_t epoch;
+		uint8_t state, origin, fault, valid;
+		uint32_t revision;
+	} known;
+	uint32_t attributes;
+	uint32_t padding;
+	uint64_t stolen_ns;
+	uint64_t monotonic_ns;
+};
+
+/* One CPU's structure: revision and attributes as one word, and their count. */
+struct sight {
+	uint64_t word;
+	uint64_t stolen_ns;
+	uint32_t epoch;
+	bool present; /* if not, there is no structure */
+};
+
+struct cpu {
+	const uint64_t *structure; /* zeros if there is none */
+	struct known known; /* valid if there is one; it may say otherwise */
+};
+
+struct pages {
+	const uint8_t *base;
+	struct file *file; /* NULL for the device */
+	struct guestpv_header header; /* as it was checked; the live one must be the same */
+	struct cpu *cpus;
+	uint64_t sequence; /* for which .cpus is true */
+	uint32_t bad_cpu;
+};
+
+/* Whether the sizes in a header belong together */
+bool pages_header_fits(const struct guestpv_header *header);
+
+/* @base is a mapping of header.size bytes. Returns whether there was memory for it. */
+bool pages_init(struct pages *pages, const uint8_t *base, struct file *file,
+		const struct guestpv_header *header);
+void pages_exit(struct pages *pages);
+
+/* Both try a bounded number of times. @cpu is below header.nr_entries, @rows has as many. */
+enum outcome pages_read(struct pages *pages, uint32_t cpu, struct sight *sight);
+enum outcome pages_snapshot(struct pages *pages, struct row *rows);
+
+#endif /* GUESTPV_PAGES_H */
