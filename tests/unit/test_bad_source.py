@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import guestpv
@@ -96,6 +96,7 @@ def test_what_can_not_be_a_page_image(tmp_path: Path) -> None:
         assert refused.value.exit_code == 5
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_image_that_is_cut_short(whole: bytes, scratch: Path, data: st.DataObject) -> None:
     size = data.draw(st.integers(0, len(whole) - 1))
@@ -160,6 +161,7 @@ def test_header_that_changes_while_it_is_read(path: Path, field: str, value: int
                 read()
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_index_of_any_bytes(whole: bytes, scratch: Path, data: st.DataObject) -> None:
     """Nothing that an index can say makes the reader touch what is not its own."""
@@ -176,6 +178,7 @@ def test_index_of_any_bytes(whole: bytes, scratch: Path, data: st.DataObject) ->
                 read()
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_image_that_shrinks_while_it_is_open(
     whole: bytes, scratch: Path, data: st.DataObject
