@@ -72,8 +72,6 @@ def _run(reader: Reader, view: View, waiting: Waiting, interval: float, count: i
     ticks = Ticks(interval)
     view.show(history, (), ended=False)
     with ExitStack() as stack:
-        if live:
-            view.show(history, _listen(waiting, stack), ended=False)
         while count is None or history.intervals < count:
             woken = waiting.wait(ticks.remaining_s())
             if woken.stop or "q" in woken.keys:
@@ -85,11 +83,13 @@ def _run(reader: Reader, view: View, waiting: Waiting, interval: float, count: i
             now, ended = reader.snapshot(), ticks.due()
             changes = history.tick(now, account(reader.cpus)) if ended else history.look(now)
             view.show(history, [*_announced(woken.events), *changes], ended)
+            if live and ended and history.intervals == 1:
+                view.show(history, _listen(waiting, stack), ended=False)
 
 
 def _listen(waiting: Waiting, stack: ExitStack) -> list[Change]:
     """Let the kernel's events end a wait; where they can't be had, watching goes on without."""
-    from guestpv.events import EventSource  # after the first page: pyroute2 takes long to import
+    from guestpv.events import EventSource  # not before there are figures: it takes long
 
     try:
         waiting.listen(stack.enter_context(EventSource()))

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""A machine in a file: a page image, in which a test plays the hypervisor and the module."""
+
+import mmap
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from guestpv import layout
+from guestpv.image import structures, write_image
+from guestpv.layout import Fault, State
+
+SECOND = 1_000_000_000
+
+
+class Machine:
+    """A page image that changes while it is read."""
+
+    def __init__(self, path, stolen_ns):
+        write_image(path, stolen_ns)
+        self.path = str(path)
+        with open(path, "r+b") as file:
+            image = np.frombuffer(mmap.mmap(file.fileno(), 0), np.uint8)
+        self.structures = structures(image)
+        self.header = np.ndarray((), layout.HEADER, image)
+        self.entries = np.ndarray(len(stolen_ns), layout.ENTRY, image, layout.HEADER.itemsize)
+
+    def steal(self, cpu, ns):
+        self.structures["stolen_time"][cpu] += ns
+
+    def revise(self, cpu, revision):
+        self.structures["revision"][cpu] = revision
+
+    def offline(self, cpu):
+        self._enter(cpu, state=State.OFFLINE)
+
+    def online(self, cpu):
+        """As after a hotplug: the count begins anew."""
+        self.structures["stolen_time"][cpu] = 0
+        self._enter(cpu, state=State.ONLINE, epoch=self.entries["epoch"][cpu] + 1)
+
+    def refuse(self, cpu, fault=Fault.SYSTEM_RAM):
+        self._enter(cpu, state=State.REFUSED, fault=fault, offset=0)
+
+    def _enter(self, cpu, **fields):
+        """Change the index as the module does: the sequence is odd meanwhile."""
+        self.header["sequence"] += 1
+        for field, value in fields.items():
+            self.entries[field][cpu] = value
+        self.header["sequence"] += 1
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Four vCPUs from which one to four seconds were stolen."""
+    return Machine(tmp_path / "page", [SECOND * n for n in (1, 2, 3, 4)])
+
+
+@pytest.fixture
+def large_machine(tmp_path):
+    """64 vCPUs from which as many milliseconds were stolen as their numbers say."""
+    return Machine(tmp_path / "large", [1_000_000 * cpu for cpu in range(64)])
+
+
+@pytest.fixture
+def guestpv():
+    """Run the command line as a user does."""
+
+    def run(*args):
+        command = [sys.executable, "-m", "guestpv", *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    return run

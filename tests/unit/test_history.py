@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: MIT
+"""What a history says of a machine that loses time, loses CPUs, and contradicts its kernel."""
+
+import time
+
+import numpy as np
+import pytest
+
+import guestpv
+from guestpv.history import History
+from guestpv.layout import Fault
+from guestpv.procstat import ACCOUNT, TICK_NS, no_accounts
+
+SECOND = 1_000_000_000
+ALL = np.arange(4)
+
+
+class Watched:
+    """A history of a machine, with time that passes as fast as a test says."""
+
+    def __init__(self, machine):
+        self.machine = machine
+        self.reader = guestpv.open(machine.path)
+        self.now = 0
+        self.kernel = no_accounts(self.reader.cpus)
+        self.history = History(self.snapshot(), self.kernel.copy())
+
+    def snapshot(self):
+        rows = self.reader.snapshot()
+        rows["monotonic_ns"] = self.now
+        return rows
+
+    def tick(self, seconds=1):
+        self.now += int(seconds * SECOND)
+        return self.history.tick(self.snapshot(), self.kernel.copy())
+
+    def look(self):
+        return self.history.look(self.snapshot())
+
+    def figures(self, *cpus):
+        return self.history.figures(np.array(cpus) if cpus else ALL)
+
+
+@pytest.fixture
+def watched(machine):
+    watched = Watched(machine)
+    with watched.reader:
+        yield watched
+
+
+@pytest.fixture
+def accounted(machine):
+    """As watched, where the kernel keeps its account, too."""
+    watched = Watched(machine)
+    watched.kernel["present"] = True
+    watched.history = History(watched.snapshot(), watched.kernel.copy())
+    with watched.reader:
+        yield watched
+
+
+def texts(changes):
+    return [change.text for change in changes]
+
+
+def test_percent_is_of_the_time_that_passed(watched):
+    watched.machine.steal(0, SECOND // 2)
+    watched.tick(2)
+    assert watched.figures(0).stolen_percent == pytest.approx(25)
+    assert watched.figures(0).interval_stolen_ns == SECOND // 2
+    assert watched.figures(1).stolen_percent == 0
+
+
+def test_nothing_is_said_before_an_interval_is_over(watched):
+    figures = watched.figures()
+    assert figures.stolen_ns == 10 * SECOND
+    assert figures.stolen_percent is None
+    assert figures.worst_percent is None
+
+
+def test_late_account_may_exceed_the_interval(watched):
+    """The hypervisor adds what it took when the vCPU runs again, maybe seconds later."""
+    watched.machine.steal(0, 3 * SECOND)
+    watched.tick()
+    assert watched.figures(0).stolen_percent == pytest.approx(300)
+
+
+def test_all_together_is_of_the_time_of_those_that_are_online(watched):
+    for cpu in range(4):
+        watched.machine.steal(cpu, SECOND // 2)
+    watched.machine.offline(3)
+    watched.tick()
+    assert watched.figures().stolen_percent == pytest.approx(50)
+    assert watched.figures().interval_stolen_ns == 3 * SECOND // 2
+
+
+def test_worst_interval_is_kept(watched):
+    for stolen in (SECOND // 4, 3 * SECOND // 4, SECOND // 2):
+        watched.machine.steal(1, stolen)
+        watched.tick()
+    assert watched.figures(1).worst_percent == pytest.approx(75)
+    assert watched.history.worst_time[1] == pytest.approx(time.time(), abs=60)
+    np.testing.assert_allclose(watched.history.trail[1, -3:], [25, 75, 50])
+
+
+def test_cpu_that_goes_and_comes_back_restarts_its_count(watched):
+    watched.machine.offline(1)
+    assert texts(watched.look()) == ["cpu1 went offline"]
+    watched.tick()
+    assert watched.figures(1).stolen_percent is None
+    assert watched.figures(1).stolen_ns == 2 * SECOND
+
+    watched.machine.online(1)
+    watched.machine.steal(1, SECOND // 10)
+    assert texts(watched.look()) == ["cpu1 came online", "cpu1 restarted its count (epoch 2)"]
+    watched.tick()
+    assert watched.figures(1).restarts == 1
+    assert watched.figures(1).stolen_percent == pytest.approx(10)
+
+
+def test_restart_between_two_looks_is_not_missed(watched):
+    watched.machine.online(2)
+    assert texts(watched.tick()) == ["cpu2 restarted its count (epoch 2)"]
+    assert watched.figures().restarts == 1
+    assert watched.figures(2).stolen_percent == 0
+
+
+def test_count_that_fell_restarted(watched):
+    watched.machine.structures["stolen_time"][0] = 5
+    assert texts(watched.tick()) == ["cpu0 restarted its count (epoch 1)"]
+    assert watched.figures(0).interval_stolen_ns == 5
+
+
+def test_change_is_told_once(watched):
+    watched.machine.online(2)
+    assert len(watched.look()) == 1
+    assert watched.look() == []
+    assert watched.tick() == []
+    assert watched.figures(2).restarts == 1
+
+
+def test_unknown_revision_is_told_and_not_interpreted(watched):
+    watched.machine.revise(0, 1)
+    (change,) = watched.tick()
+    assert change.kind == "revision"
+    assert change.cpu == 0
+    assert "not interpreted" in change.text
+    assert watched.figures(0).stolen_percent is None
+    assert watched.figures(0).stolen_ns is None
+
+    watched.machine.revise(0, 0)
+    (change,) = watched.look()
+    assert "goes on" in change.text
+
+
+def test_refused_structure_is_told_with_its_fault(watched):
+    watched.machine.refuse(3)
+    assert texts(watched.tick()) == [
+        f"cpu3 has no structure to be trusted: {Fault.SYSTEM_RAM.text}"
+    ]
+
+
+def test_demand_is_what_ran_and_what_was_stolen(accounted):
+    accounted.machine.steal(0, SECOND // 5)
+    accounted.kernel["run_ns"][0] += SECOND // 5
+    accounted.tick()
+    assert accounted.figures(0).stolen_percent == pytest.approx(20)
+    assert accounted.figures(0).demand_stolen_percent == pytest.approx(50)
+    assert accounted.figures(1).demand_stolen_percent is None
+
+
+def test_kernel_that_agrees_but_for_its_ticks(accounted):
+    for _ in range(20):
+        accounted.machine.steal(0, SECOND // 3)
+        stolen = int(accounted.machine.structures["stolen_time"][0]) - SECOND
+        accounted.kernel["steal_ns"][0] = stolen // TICK_NS * TICK_NS
+        accounted.tick()
+        assert not accounted.figures(0).procstat_differs
+    assert accounted.figures(0).procstat_percent == pytest.approx(33, abs=1)
+
+
+def test_kernel_that_sees_nothing_contradicts(accounted):
+    for _ in range(3):
+        accounted.machine.steal(0, SECOND // 50)
+        accounted.tick()
+    assert accounted.figures(0).procstat_percent == 0
+    assert accounted.figures(0).procstat_differs
+    assert accounted.figures().procstat_differs
+    assert not accounted.figures(1).procstat_differs
+
+
+def test_kernel_whose_count_ran_backwards_is_told(accounted):
+    accounted.kernel["steal_ns"][1] = 40 * TICK_NS
+    accounted.tick()
+    accounted.kernel["steal_ns"][1] = 0
+    (change,) = accounted.tick()
+    assert change.kind == "procstat_backwards"
+    assert change.cpu == 1
+    assert accounted.figures(1).interval_procstat_ns == -40 * TICK_NS
+
+
+def test_restart_is_compared_afresh(accounted):
+    accounted.machine.steal(0, SECOND)
+    accounted.tick()
+    assert accounted.figures(0).procstat_differs
+    accounted.machine.online(0)
+    accounted.tick()
+    assert not accounted.figures(0).procstat_differs
+
+
+def test_cpu_without_a_line_in_procstat_is_not_compared(accounted):
+    accounted.kernel["present"][0] = False
+    accounted.machine.steal(0, SECOND)
+    accounted.tick()
+    assert accounted.figures(0).procstat_percent is None
+    assert not accounted.figures(0).procstat_differs
+
+
+def test_account_rows_are_typed():
+    assert no_accounts(range(3)).dtype == ACCOUNT
