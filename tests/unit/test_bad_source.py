@@ -105,6 +105,14 @@ def test_image_that_is_cut_short(whole: bytes, scratch: Path, data: st.DataObjec
         guestpv.open(scratch)
 
 
+@settings(deadline=None)
+@given(st.binary(max_size=9000))
+def test_junk(scratch: Path, junk: bytes) -> None:
+    scratch.write_bytes(junk)
+    with pytest.raises(guestpv.FormatError):
+        guestpv.open(scratch)
+
+
 @pytest.mark.parametrize(
     ("field", "size", "value", "why"),
     [
@@ -133,8 +141,10 @@ def test_header_of_another_kind(path: Path, field: str, size: int, value: int, w
 
 
 OFFSETS = [
+    1,
     64,  # in the index
     4096 + 8,  # not 64-byte aligned
+    8192 - 8,
     8192,  # behind the end
     2**32 - 64,
 ]

@@ -136,6 +136,13 @@ def test_unknown_revision_is_never_interpreted(
     assert not rows["attributes"].any()
 
 
+def test_count_is_followed(reader: MappedReader, page: Page) -> None:
+    for count in (6, 7, 2**64 - 1, 0, 1):
+        page.structures["stolen_time"][0] = count
+        assert reader.stolen_ns(0) == reader.read(0).stolen_ns == count
+        assert reader.snapshot()["stolen_ns"][0] == count
+
+
 def test_new_epoch_is_seen_at_once(reader: MappedReader, page: Page) -> None:
     reader.snapshot()
     page.change(1, epoch=2, state=State.OFFLINE)

@@ -6,11 +6,16 @@
  *
  * - each count carries its epoch in bits 63:48, and in the rest a number twice,
  *   so halves of two counts, or one epoch with another's count, do not fit
- * - a count is written as poison while revision and attributes are not zero
+ * - a count is poison while revision and attributes are not zero
  * - each CPU moves between two structures, with its epoch, under the sequence
+ *
+ * A structure becomes known again only after its CPU has left it: a reader can
+ * not tell one that was unknown between its two looks from one that never was,
+ * and no hypervisor goes to another revision and back within nanoseconds.
  */
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,15 +38,52 @@ static uint64_t count(uint32_t epoch, uint32_t number)
 	return (uint64_t)(epoch & 0xffff) << 48 | (uint64_t)number << 24 | number;
 }
 
+static void *structure(struct guestpv_header *header, const struct guestpv_entry *entry)
+{
+	return (char *)header + entry->offset;
+}
+
+/* The module: a CPU gets its other structure, which begins a new epoch. */
+static void move(struct guestpv_header *header, struct guestpv_entry *entry, uint64_t first)
+{
+	entry->offset ^= 64;
+	entry->epoch++;
+	store(structure(header, entry), 0);
+	store(structure(header, entry) + 8, first);
+}
+
+static void move_all(struct guestpv_header *header, struct guestpv_entry *entries, uint32_t number)
+{
+	_Atomic uint32_t *sequence = (_Atomic uint32_t *)&header->sequence;
+
+	atomic_store_explicit(sequence, *sequence + 1, memory_order_relaxed);
+	atomic_thread_fence(memory_order_release);
+	for (uint32_t cpu = 0; cpu < header->nr_entries; cpu++)
+		move(header, &entries[cpu], count(entries[cpu].epoch + 1, number));
+	atomic_store_explicit(sequence, *sequence + 1, memory_order_release);
+}
+
+/* The hypervisor: a count goes on, and in the end has an unknown meaning. */
+static void run_all(struct guestpv_header *header, struct guestpv_entry *entries, uint32_t number,
+		    bool unknown)
+{
+	for (uint32_t cpu = 0; cpu < header->nr_entries; cpu++) {
+		char *at = structure(header, &entries[cpu]);
+
+		if (unknown)
+			store(at, 1ULL << 32 | 1);
+		store(at + 8, unknown ? POISON : count(entries[cpu].epoch, number));
+	}
+}
+
 int main(int argc, char **argv)
 {
-	int fd = open(argv[1], O_RDWR);
-	struct stat status;
+	int fd = argc == 2 ? open(argv[1], O_RDWR) : -1;
 	struct guestpv_header *header;
 	struct guestpv_entry *entries;
-	uint32_t epoch = 1, number = 0;
+	struct stat status;
 
-	if (argc != 2 || fd < 0 || fstat(fd, &status))
+	if (fd < 0 || fstat(fd, &status))
 		return 1;
 	header = mmap(NULL, status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (header == MAP_FAILED)
@@ -50,36 +92,11 @@ int main(int argc, char **argv)
 	puts("ready");
 	fflush(stdout);
 
-	while (getppid() != 1) {
-		/* The module: all structures move, and begin a new epoch. */
-		_Atomic uint32_t *sequence = (_Atomic uint32_t *)&header->sequence;
-
-		epoch++;
-		atomic_store_explicit(sequence, *sequence + 1, memory_order_relaxed);
-		atomic_thread_fence(memory_order_release);
-		for (uint32_t cpu = 0; cpu < header->nr_entries; cpu++) {
-			/* an even structure, then the odd one beside it, and back */
-			entries[cpu].offset ^= 64;
-			entries[cpu].epoch = epoch;
-			store((char *)header + entries[cpu].offset + 8, count(epoch, number));
-		}
-		atomic_store_explicit(sequence, *sequence + 1, memory_order_release);
-
-		/* The hypervisor: counts go on, and the revision comes and goes. */
-		for (int round = 0; round < 64; round++, number++) {
-			for (uint32_t cpu = 0; cpu < header->nr_entries; cpu++) {
-				char *structure = (char *)header + entries[cpu].offset;
-
-				if (round % 8 == 7) {
-					store(structure, 1ULL << 32 | 1);
-					store(structure + 8, POISON);
-					store(structure + 8, count(epoch, number));
-					store(structure, 0);
-				} else {
-					store(structure + 8, count(epoch, number));
-				}
-			}
-		}
+	for (uint32_t number = 0; getppid() != 1;) {
+		move_all(header, entries, number);
+		for (int round = 0; round < 32; round++)
+			run_all(header, entries, number++, false);
+		run_all(header, entries, number, true);
 	}
 	return 0;
 }
