@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Tests that run inside a guest of the lab, as root, against the real module."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from guestpv import btf
+
+MODULE = f"/lib/modules/{os.uname().release}/extra/guestpv.ko"
+LOADED = Path("/sys/module/guestpv")
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -34,20 +41,33 @@ def new_log_lines() -> Callable[[], list[str]]:
     return lambda: [line for line in kernel_log()[before:] if "guestpv" in line]
 
 
+@pytest.fixture(scope="session")
+def parameters() -> tuple[str, ...]:
+    """What insmod needs on this kernel: nothing where there is nothing to adopt."""
+    if not VMLINUX.exists():
+        return ()
+    offset = btf.adopt_offset(VMLINUX.read_bytes())
+    kernel = os.uname()
+    return (f"adopt_offset={offset}", f'adopt_build="{kernel.release} {kernel.version}"')
+
+
+def _remove() -> None:
+    if LOADED.exists():
+        subprocess.run(["rmmod", "guestpv"], check=True)
+
+
 @pytest.fixture
 def unloaded() -> Iterator[None]:
     """The module is out, before and after."""
-    _command("unload")
+    _remove()
     yield
-    _command("unload")
+    _remove()
 
 
 @pytest.fixture
-def loaded() -> Iterator[None]:
+def loaded(unloaded: None, parameters: tuple[str, ...]) -> None:
     """The module is in; it goes when the test is over."""
-    _command("load")
-    yield
-    _command("unload")
+    subprocess.run(["insmod", MODULE, *parameters], check=True)
 
 
 @pytest.fixture

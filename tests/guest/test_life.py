@@ -39,10 +39,10 @@ def test_hotplug_starts_a_new_epoch(loaded, last_cpu):
         assert (change["stolen_ns"] < 60_000_000_000).all()
 
 
-def test_a_mapping_made_before_serves_a_cpu_that_came_later(last_cpu, unloaded, command):
+def test_a_mapping_made_before_serves_a_cpu_that_came_later(last_cpu, request):
     cpu = cpu_of(last_cpu)
     last_cpu.write_text("0")
-    command("load")
+    request.getfixturevalue("loaded")
     with guestpv.open() as reader:
         assert reader.snapshot()[cpu]["state"] == layout.State.ABSENT
         with pytest.raises(guestpv.StructureError):
@@ -117,7 +117,9 @@ print(message.decode().replace(chr(0), " "))
 def test_structures_survive_sleep(loaded, sleep):
     power = Path("/sys/power")
     with guestpv.open() as reader:
-        before = reader.snapshot()
+        before, addresses = reader.snapshot(), reader.entries["ipa"].copy()
+        if "hibernation" in sleep and "disk" not in (power / "state").read_text():
+            pytest.skip("this kernel cannot hibernate")
         if sleep == "suspend to idle":
             subprocess.run(["rtcwake", "-m", "freeze", "-s", "2"], check=True)
         else:
@@ -128,7 +130,7 @@ def test_structures_survive_sleep(loaded, sleep):
                 (power / "pm_test").write_text("none")
         after = reader.snapshot()
         assert (after["state"] == layout.State.ONLINE).all()
-        assert (after["ipa"] == before["ipa"]).all() if "ipa" in after.dtype.names else True
+        assert (reader.entries["ipa"] == addresses).all()
         assert (delta(before, after)["stolen_ns"] < 60_000_000_000).all()
         for cpu in reader.cpus:
             reader.read(cpu)
