@@ -3,6 +3,7 @@
 
 import struct
 import time
+import timeit
 
 import numpy as np
 import psutil
@@ -11,20 +12,45 @@ import pytest
 import guestpv
 from guestpv import image
 
-LOOPS = 1000
+CPUS = [1, 8, 64, 512, 4096]
+
+one_cpu = pytest.mark.benchmark(group="one vCPU, 1000 times: 1 us is 1 ns for each")
+all_cpus = pytest.mark.benchmark(group="all vCPUs, 1000 times: 1 us is 1 ns for each")
 
 
 @pytest.fixture
-def reader(tmp_path):
-    image.write_image(tmp_path / "image", range(512))
-    with guestpv.open(tmp_path / "image") as reader:
+def reader_of(tmp_path):
+    """Opens page images with any number of CPUs."""
+
+    def open_image(cpus):
+        image.write_image(tmp_path / "image", range(1, cpus + 1))
+        return guestpv.open(tmp_path / "image")
+
+    return open_image
+
+
+@pytest.fixture
+def reader(reader_of):
+    with reader_of(512) as reader:
         yield reader
 
 
-def counters(reader, cpus):
-    """The counts of so many CPUs, as a strided view of the mapping."""
+@pytest.fixture
+def timed(benchmark):
+    """Times a statement as it stands in a loop: no call that is not its own is counted."""
+
+    def run(name, statement, **names):
+        benchmark.name = name
+        timer = timeit.Timer(statement, globals=names)
+        benchmark.pedantic(timer.timeit, (1000,), rounds=100, warmup_rounds=3)
+
+    return run
+
+
+def counters(reader):
+    """All counts, as a strided view of the mapping."""
     first = int(reader.entries[0]["offset"]) + 8
-    return np.ndarray(cpus, "<u8", reader.memory, first, (64,))
+    return np.ndarray(len(reader.cpus), "<u8", reader.memory, first, (64,))
 
 
 def proc_stat():
@@ -32,66 +58,62 @@ def proc_stat():
         return [int(line.split()[8]) for line in stat if line.startswith("cpu")]
 
 
-def struct_twice(mapping, offset):
+def struct_twice(memory, offset):
     while True:
-        before = struct.unpack_from("<II", mapping, offset)
-        (stolen,) = struct.unpack_from("<Q", mapping, offset + 8)
-        if struct.unpack_from("<II", mapping, offset) == before:
+        before = struct.unpack_from("<II", memory, offset)
+        (stolen,) = struct.unpack_from("<Q", memory, offset + 8)
+        if struct.unpack_from("<II", memory, offset) == before:
             return (*before, stolen)
 
 
-def timed(benchmark, name, call, *args, loops=LOOPS):
-    """The loop around the call is the same for each contender."""
-    benchmark.name = name
-    benchmark.pedantic(call, args, rounds=200, iterations=loops, warmup_rounds=5)
+@one_cpu
+def test_monotonic_ns(timed):
+    timed("time.monotonic_ns", "monotonic_ns()", monotonic_ns=time.monotonic_ns)
 
 
-@pytest.mark.benchmark(group="one vCPU")
-def test_monotonic_ns(benchmark):
-    timed(benchmark, "time.monotonic_ns", time.monotonic_ns)
+@one_cpu
+def test_stolen_ns(timed, reader):
+    timed("stolen_ns", "reader.stolen_ns(1)", reader=reader)
 
 
-@pytest.mark.benchmark(group="one vCPU")
-def test_stolen_ns(benchmark, reader):
-    timed(benchmark, "stolen_ns", reader.stolen_ns, 1)
+@one_cpu
+def test_read(timed, reader):
+    timed("read", "reader.read(1)", reader=reader)
 
 
-@pytest.mark.benchmark(group="one vCPU")
-def test_read(benchmark, reader):
-    timed(benchmark, "read", reader.read, 1)
+@one_cpu
+def test_numpy_scalar(timed, reader):
+    timed("a NumPy scalar of the mapping", "counts[1]", counts=counters(reader))
 
 
-@pytest.mark.benchmark(group="one vCPU")
-def test_numpy_scalar(benchmark, reader):
-    timed(benchmark, "one numpy scalar from the mapping", counters(reader, 512).__getitem__, 1)
+@one_cpu
+def test_struct(timed, reader):
+    offset = int(reader.entries[1]["offset"])
+    names = {"struct_twice": struct_twice, "memory": reader.memory, "offset": offset}
+    timed("struct, twice, with a retry", "struct_twice(memory, offset)", **names)
 
 
-@pytest.mark.benchmark(group="one vCPU")
-def test_struct(benchmark, reader):
-    mapping, offset = reader.memory, int(reader.entries[1]["offset"])
-    timed(benchmark, "struct, twice, with a retry", struct_twice, mapping, offset)
+@one_cpu
+def test_proc_stat(timed):
+    timed("open, read and parse /proc/stat", "proc_stat()", proc_stat=proc_stat)
 
 
-@pytest.mark.benchmark(group="one vCPU")
-def test_proc_stat(benchmark):
-    timed(benchmark, "open, read and parse /proc/stat", proc_stat, loops=10)
+@one_cpu
+def test_psutil(timed):
+    timed("psutil.cpu_times", "cpu_times(percpu=True)", cpu_times=psutil.cpu_times)
 
 
-@pytest.mark.benchmark(group="one vCPU")
-def test_psutil(benchmark):
-    timed(benchmark, "psutil.cpu_times", lambda: psutil.cpu_times(percpu=True), loops=10)
-
-
-@pytest.mark.benchmark(group="all vCPUs")
-@pytest.mark.parametrize("cpus", [1, 8, 64, 512, 4096])
-def test_snapshot(benchmark, tmp_path, cpus):
-    image.write_image(tmp_path / "image", range(cpus))
-    with guestpv.open(tmp_path / "image") as reader:
+@all_cpus
+@pytest.mark.parametrize("cpus", CPUS)
+def test_snapshot(timed, reader_of, cpus):
+    with reader_of(cpus) as reader:
         rows = reader.snapshot()
-        timed(benchmark, f"snapshot of {cpus}", reader.snapshot, rows, loops=100)
+        timed(f"snapshot of {cpus}", "reader.snapshot(rows)", reader=reader, rows=rows)
 
 
-@pytest.mark.benchmark(group="all vCPUs")
-def test_copyto(benchmark, reader):
-    counts, out = counters(reader, 512), np.empty(512, np.uint64)
-    timed(benchmark, "copyto of 512", np.copyto, out, counts, loops=100)
+@all_cpus
+@pytest.mark.parametrize("cpus", CPUS)
+def test_copyto(timed, reader_of, cpus):
+    with reader_of(cpus) as reader:
+        names = {"copyto": np.copyto, "out": np.empty(cpus, np.uint64), "counts": counters(reader)}
+        timed(f"copyto of {cpus}", "copyto(out, counts)", **names)
