@@ -18,7 +18,7 @@ def read_header(fd: int, name: str) -> np.void:
     """
     header: np.void = np.frombuffer(_beginning(fd, name), layout.HEADER, 1)[0]
     if header["magic"] != layout.MAGIC:
-        raise _malformed(name, f"it does not begin with guestpv's magic number, {layout.MAGIC:#x}")
+        raise _malformed(name, f"It does not begin with guestpv's magic number, {layout.MAGIC:#x}")
     if header["abi_version"] != layout.ABI_VERSION:
         raise FormatError(
             f"{name}: not read",
@@ -28,15 +28,15 @@ def read_header(fd: int, name: str) -> np.void:
         )
     header_size, entry_size = int(header["header_size"]), int(header["entry_size"])
     if header_size < layout.HEADER.itemsize or header_size % 8:
-        raise _malformed(name, f"its header says that it is {header_size} bytes long")
+        raise _malformed(name, f"Its header says that it is {header_size} bytes long")
     if entry_size < layout.ENTRY.itemsize or entry_size % 8:
-        raise _malformed(name, f"its entries are {entry_size} bytes long")
+        raise _malformed(name, f"Its entries are {entry_size} bytes long")
     nr_entries, size = int(header["nr_entries"]), int(header["size"])
     if not nr_entries or header_size + nr_entries * entry_size > size:
         raise _malformed(name, f"{nr_entries} entries do not fit into {size} bytes")
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode) and status.st_size < size:
-        raise _malformed(name, f"it was cut short: {status.st_size} of {size} bytes are left")
+        raise _malformed(name, f"It was cut short: {status.st_size} of {size} bytes are left")
     return header
 
 
@@ -51,7 +51,7 @@ def _beginning(fd: int, name: str) -> bytes:
                 beginning = page[:size]
         except OSError as error:
             reason = os.strerror(error.errno or 0)
-            raise _malformed(name, f"it cannot be mapped: {reason}") from error
+            raise _malformed(name, f"It cannot be mapped: {reason}") from error
     if len(beginning) < size:
         raise _malformed(name, f"{len(beginning)} bytes are less than a header")
     return beginning

@@ -30,10 +30,15 @@ _MEANWHILE = "(/proc/stat can be read meanwhile: --source procfs)"
 class MappedReader(NativeReader, Reader):
     """Reads the device, or a file of the same layout. `read` and `stolen_ns` are C."""
 
-    def __init__(self, path: str | os.PathLike[str] = DEVICE) -> None:
-        """Maps *path*.
+    __slots__ = ("_cpus", "_index", "_source")
 
-        Raises NoSourceError, PermissionDeniedError or FormatError.
+    def __init__(self, path: str | os.PathLike[str] = DEVICE) -> None:
+        """Map *path*.
+
+        Raises:
+            NoSourceError: there is no such device or file.
+            PermissionDeniedError: it may not be opened.
+            FormatError: it is not of the layout that this guestpv knows.
         """
         name = os.fspath(path)
         fd = _open(name)
@@ -89,7 +94,7 @@ class MappedReader(NativeReader, Reader):
             case "unknown":
                 raise StructureError(
                     f"cpu{nr}: the stolen time is not interpreted",
-                    f"its structure has revision {revision} and attributes {attributes:#x}, and"
+                    f"Its structure has revision {revision} and attributes {attributes:#x}, and"
                     " only 0 and 0 are known (DEN0057A)",
                     "read on: the count is given again as soon as they are known",
                     revision=revision,
@@ -100,14 +105,14 @@ class MappedReader(NativeReader, Reader):
             case "offset":
                 raise FormatError(
                     f"{name}: not read",
-                    f"its index says that cpu{nr}'s structure is at offset"
+                    f"Its index says that cpu{nr}'s structure is at offset"
                     f" {self.entries[nr]['offset']:#x}, which is outside or not 64-byte aligned",
                     "write the page image again",
                 )
             case "header":
-                why = "its header changed while it was open"
+                why = "Its header changed while it was open"
             case _:
-                why = "it was cut short while it was open"
+                why = "It was cut short while it was open"
         raise FormatError(f"{name}: not read", why, "open it again")
 
 
@@ -157,14 +162,14 @@ def _no_structure(name: str, cpu: int, entry: np.void) -> StructureError:
         why = known[0].text if known else f"unknown fault {entry['fault']}"
         return StructureError(
             f"cpu{cpu}: no stolen time",
-            f"the address of its structure, {entry['ipa']:#x}, was refused: {why}",
+            f"The address of its structure, {entry['ipa']:#x}, was refused: {why}",
             "'guestpv info' shows what the hypervisor answered",
             fault=fault,
         )
     return StructureError(
         f"cpu{cpu}: no stolen time",
-        "it was not online since the module was loaded"
+        "It was not online since the module was loaded"
         if name == DEVICE
-        else "it has no structure",
+        else "It has no structure",
         "take it online" if name == DEVICE else "",
     )

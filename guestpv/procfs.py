@@ -19,6 +19,8 @@ POSSIBLE = "/sys/devices/system/cpu/possible"
 class ProcfsReader(Reader):
     """Steal as the kernel accounts for it: whole ticks, and no epochs (they are all 0).
 
+    There is no structure, so revision and attributes are 0, and the origin is NONE.
+
     A CPU that is offline has no line, so its row is ABSENT and not valid. After a hotplug a count
     may be lower than before, and nothing here says so.
     """
@@ -61,7 +63,7 @@ class ProcfsReader(Reader):
         if nr not in self._cpus:
             raise NoSuchCpuError(
                 f"cpu{nr}: no such CPU",
-                f"the possible CPUs are {self._cpus[0]} to {self._cpus[-1]}",
+                f"The possible CPUs are {self._cpus[0]} to {self._cpus[-1]}",
                 "use one of them",
             )
         row = accounts((nr,), self._path)[0]

@@ -5,6 +5,7 @@
  */
 #include "native.h"
 
+#include <string.h>
 #include <time.h>
 
 #define NAP_NS 1000000
