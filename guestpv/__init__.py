@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Stolen time, seen and verified from inside a Linux guest.
 
+For example::
+
     import guestpv
 
     with guestpv.open() as reader:
