@@ -17,7 +17,9 @@ def test_list(text, cpus):
     assert CpuList.parse(text).choose(range(8)) == cpus
 
 
-@pytest.mark.parametrize("text", ["", ",", "a", "-1", "1-", "3-1", "1-2-3", "1.5", "²", "0,", "0x1"])
+@pytest.mark.parametrize(
+    "text", ["", ",", "a", "-1", "1-", "3-1", "1-2-3", "1.5", "²", "0,", "0x1"]
+)
 def test_no_list(text):
     with pytest.raises(ValueError, match="CPU number|counts down"):
         CpuList.parse(text)
