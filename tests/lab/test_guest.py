@@ -5,7 +5,6 @@ import pytest
 
 from pvlab import Lab
 
-
 SUITE = "cd /root && python3 -m pytest -v --durations=5 tests/guest"
 
 
