@@ -45,7 +45,8 @@ install_packages() {
 install_environment() {
 	# Debian's own Python, since the guests' is the same: byte code made here is valid there.
 	local key started=$SECONDS
-	key=$(cd "$checkout" && find pyproject.toml guestpv/*.c kmod/uapi -type f -exec sha256sum {} + 2>/dev/null | sort | sha256sum) || true
+	key=$(cd "$checkout" && find pyproject.toml guestpv kmod/uapi -name '*.toml' -o -name '*.[ch]' | sort |
+		xargs sha256sum | sha256sum)
 	[[ $(cat "$venv/key" 2>/dev/null) != "$key" ]] || return 0
 
 	say "installing the Python environment"

@@ -58,6 +58,7 @@ def _build(directory: Path) -> None:
     root = directory / "root"
     process.run(
         "mmdebstrap",
+        "--mode=chrootless",  # nothing is run in it, so root is not needed
         "--variant=extract",
         "--architectures=arm64",
         f"--include={','.join(PACKAGES)}",
