@@ -21,7 +21,7 @@ def test_list(text, cpus):
     "text", ["", ",", "a", "-1", "1-", "3-1", "1-2-3", "1.5", "²", "0,", "0x1"]
 )
 def test_no_list(text):
-    with pytest.raises(ValueError, match="CPU number|counts down"):
+    with pytest.raises(ValueError, match=r"CPU number|counts down"):
         CpuList.parse(text)
 
 
