@@ -44,7 +44,7 @@ def offset(parameters):
     [
         (),
         ("adopt_offset=64",),
-        (f"adopt_build={BUILD}",),
+        (f'adopt_build="{BUILD}"',),
         ("adopt_offset=0", f'adopt_build="{BUILD}"'),
         ("adopt_offset=63", f'adopt_build="{BUILD}"'),
         ("adopt_offset=1099511627776", f'adopt_build="{BUILD}"'),

@@ -14,7 +14,8 @@ def test_builds_without_a_warning(name):
     assert kmod.build(kernel(name), "W=1").warnings() == []
 
 
-@every_kernel
+# Debian's newest headers come without the script by which make finds sparse.
+@pytest.mark.parametrize("name", [name for name in KERNELS if name != "build-newest"])
 def test_sparse_finds_nothing(name):
     checked = kmod.build(kernel(name), "C=2")
     assert "CHECK" in checked.log
