@@ -3,7 +3,7 @@
 
 import lzma
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,9 @@ from . import claim, debian, headers, process
 from .cache import artefact
 from .errors import LabError
 
-# What /init needs for its root file system, its network, and the files that it shares with us.
-MODULES = (
-    *("virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng"),
-    *("ext4", "overlay", "9p", "9pnet_virtio"),
-)
+# What every machine needs for its disks and its network, and what it needs to share files with us.
+MODULES = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "ext4", "overlay")
+MODULES_FOR_SHARES = ("9p", "9pnet_virtio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +21,8 @@ class Kernel:
     """A kernel of the lab, in a directory of the cache.
 
     It holds `release`, what `uname -r` says; `build`, the tree to build modules in; and if it can
-    be booted, `Image`, and `modules`, what an initrd has to load, in that order.
+    be booted, `Image`, and `modules`, what an initrd has to load, in that order: `modules/shares`
+    only for a machine with shares.
     """
 
     name: str
@@ -54,7 +53,8 @@ def _stock(suite: str) -> Callable[[Path], None]:
         if not (unpacked / "lib").exists():
             (unpacked / "lib").symlink_to("usr/lib")
         process.run("/sbin/depmod", "-b", unpacked, release)
-        _keep_modules(directory / "modules", unpacked, release)
+        kept = _keep_modules(directory / "modules", unpacked, release, MODULES, set())
+        _keep_modules(directory / "modules/shares", unpacked, release, MODULES_FOR_SHARES, kept)
         shutil.rmtree(unpacked)
 
     return build
@@ -70,20 +70,23 @@ def _headers_only(suite: str) -> Callable[[Path], None]:
     return build
 
 
-def _keep_modules(directory: Path, root: Path, release: str) -> None:
-    """Copy what MODULES need, named so that their alphabetical order is that of loading."""
+def _keep_modules(
+    directory: Path, root: Path, release: str, names: Sequence[str], have: Set[Path]
+) -> Set[Path]:
+    """Copy what these modules need and have not got yet, so named that `*.ko` is in load order."""
     directory.mkdir()
     needed: dict[Path, None] = {}
-    for name in MODULES:
+    for name in names:
         lines = process.run("/sbin/modprobe", "-d", root, "-S", release, "--show-depends", name)
         for line in lines.splitlines():
             if line.startswith("insmod "):
                 needed[Path(line.split()[1])] = None
-    for number, path in enumerate(needed):
+    for number, path in enumerate(path for path in needed if path not in have):
         content = path.read_bytes()
         if path.suffix == ".xz":
             content = lzma.decompress(content)
         (directory / f"{number:02}-{path.name.removesuffix('.xz')}").write_bytes(content)
+    return needed.keys()
 
 
 _HERE = Path(__file__).parent

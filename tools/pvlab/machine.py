@@ -168,6 +168,8 @@ class Machine:
         if self._shares:
             forwards += [f"hostfwd=tcp:127.0.0.1:0-:{port}" for port in (GUEST_SSH, GUEST_MONITOR)]
         words = f"lab.name={self.name} lab.key={self._run.public_key}"
+        if self._shares:
+            words += " lab.shares"
         arguments = [
             *("-nodefaults", "-display", "none", "-no-reboot"),
             *("-smp", str(self.cpus), "-m", self._memory),
