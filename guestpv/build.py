@@ -13,6 +13,7 @@ from pathlib import Path
 from guestpv.errors import ModuleError
 
 CACHE = Path("/var/cache/guestpv")
+MODULES = Path("/lib/modules")
 
 _SOURCES = ("*.c", "*.h", "uapi/*.h", "Kbuild", "Makefile")
 
@@ -31,7 +32,7 @@ def build(say: Callable[[str], None]) -> Path:
     if module.exists():
         return module
 
-    headers = Path("/lib/modules") / platform.release() / "build"
+    headers = MODULES / platform.release() / "build"
     _check_tools(headers)
     say(f"building the module for {platform.release()}")
     CACHE.mkdir(parents=True, exist_ok=True)

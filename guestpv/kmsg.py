@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 _REFUSAL = b"guestpv: not loaded: "
+_KERNEL = 0  # the facility of what is not written by a process
 _RECORD_BYTES = 8192  # the longest record that the kernel writes
 
 
@@ -46,8 +47,9 @@ class KernelLog:
         refusal = None
         while record := self._record():
             # "priority,sequence,microseconds,flags;text", then a line for each key of a device
-            text = record.partition(b";")[2].partition(b"\n")[0]
-            if text.startswith(_REFUSAL):
+            prefix, _, text = record.partition(b"\n")[0].partition(b";")
+            facility = int(prefix.partition(b",")[0]) >> 3
+            if facility == _KERNEL and text.startswith(_REFUSAL):
                 refusal = text.removeprefix(_REFUSAL).decode(errors="replace")
         return refusal
 

@@ -25,7 +25,7 @@ from errno import (
 from pathlib import Path
 
 from guestpv import btf
-from guestpv.build import build
+from guestpv.build import MODULES, build
 from guestpv.errors import (
     BusyError,
     Error,
@@ -148,7 +148,7 @@ def _check_root(command: str) -> None:
 
 def _installed() -> Path | None:
     """The module that DKMS or a package installed for the running kernel."""
-    modules = Path("/lib/modules") / platform.release()
+    modules = MODULES / platform.release()
     for place in ("updates", "extra", "weak-updates"):
         for path in sorted((modules / place).rglob("guestpv.ko*")):
             return path

@@ -22,7 +22,10 @@ class Lines(View):
         self._rows = rows
         self._columns = columns
         self._sort = sort
-        self._print("TIME", {title: title for title in columns})
+
+    def begin(self, history: History) -> None:
+        self._print("TIME", {title: title for title in self._columns})
+        sys.stdout.flush()
 
     def show(self, history: History, changes: Sequence[Change], ended: bool) -> None:
         for change in changes:

@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
 from guestpv.cli.order import Sort, order
@@ -35,15 +36,13 @@ class Screen(View):
         self._sort = sort
         self._changes: deque[Change] = deque(maxlen=_KEPT_CHANGES)
         self._console = Console()
-        self._screen = self._console.screen()
+        self._live = Live(console=self._console, screen=True, auto_refresh=False)
         self._entered = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(_single_keys())
-            stack.enter_context(self._screen)
-            # A terminal that was resized meanwhile may keep the page's last lines otherwise.
-            stack.callback(self._console.clear)
+            stack.enter_context(self._live)
             self._entered = stack.pop_all()
         return self
 
@@ -66,9 +65,13 @@ class Screen(View):
             sorts = tuple(Sort)
             self._sort = sorts[(sorts.index(self._sort or Sort.CPU) + 1) % len(sorts)]
 
+    def begin(self, history: History) -> None:
+        self.show(history, (), ended=False)
+
     def show(self, history: History, changes: Sequence[Change], ended: bool) -> None:
         self._changes.extend(changes)
-        self._screen.update(*self.lines(history, *self._console.size))
+        page = Group(*self.lines(history, *self._console.size))
+        self._live.update(page, refresh=True)
 
     def lines(self, history: History, width: int, height: int) -> list[Text]:
         """The page for a terminal of that size."""

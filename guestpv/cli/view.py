@@ -11,6 +11,9 @@ from guestpv.history import Change, History
 
 
 class View(ABC):
+    def begin(self, history: History) -> None:  # noqa: B027 - a view may have nothing to show yet
+        """Show what there is before the first interval."""
+
     @abstractmethod
     def show(self, history: History, changes: Sequence[Change], ended: bool) -> None:
         """Show *changes*, and if an interval *ended*, its figures."""

@@ -70,7 +70,7 @@ def _run(reader: Reader, view: View, waiting: Waiting, interval: float, count: i
     account = accounts if live else no_accounts
     history = History(reader.snapshot(), account(reader.cpus))
     ticks = Ticks(interval)
-    view.show(history, (), ended=False)
+    view.begin(history)
     with ExitStack() as stack:
         while count is None or history.intervals < count:
             woken = waiting.wait(ticks.remaining_s())

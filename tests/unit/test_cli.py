@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: MIT
+"""The command line, run as a user runs it: what it says, in words and JSON, and how it ends."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import guestpv as package
+from guestpv.cli import app
+from guestpv.layout import PV_TIME_ST, Fault
+
+SECOND = 1_000_000_000
+NO_DEVICE = not Path("/dev/guestpv").exists()
+OTHER_MACHINE = platform.machine() != "aarch64"
+
+READ_CPU = {
+    "cpu",
+    "state",
+    "origin",
+    "fault",
+    "valid",
+    "epoch",
+    "revision",
+    "attributes",
+    "stolen_ns",
+    "procstat_steal_ns",
+}
+INFO_CPU = {
+    "cpu",
+    "state",
+    "origin",
+    "fault",
+    "epoch",
+    "ipa",
+    "st_call",
+    "arch_features",
+    "features_self",
+    "features_st",
+    "features_st_draft",
+    "st_return",
+}
+
+
+def record(done):
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def refused(done, code, *words):
+    """One line that says what, why and what to do; nothing on stdout; the documented code."""
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("guestpv: ")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+def misused(*args):
+    """What is said of a wrong usage; nothing of it needs a process of its own."""
+    done = CliRunner().invoke(app, args, prog_name="guestpv", env={"COLUMNS": "200"})
+    assert done.exit_code == 2, done.output
+    return done.output
+
+
+# What it says
+
+
+def test_version(guestpv):
+    assert guestpv("--version").stdout.split() == ["guestpv", "0.1.0"]
+
+
+def test_help_has_the_exit_codes(guestpv):
+    said = " ".join(guestpv("--help").stdout.split())
+    for error in vars(package).values():
+        if isinstance(error, type) and issubclass(error, package.Error):
+            assert f" {error.exit_code} " in said, error
+
+
+@pytest.mark.parametrize("command", ["info", "load", "unload", "read", "watch"])
+def test_every_command_has_help_and_json(guestpv, command):
+    done = guestpv(command, "--help")
+    assert done.returncode == 0
+    assert "--json" in done.stdout
+
+
+def test_read(guestpv, machine):
+    machine.steal(1, 5)
+    lines = guestpv("read", "--source", machine.path).stdout.splitlines()
+    assert any(line.split()[:3] == ["1", "online", "2.000000005"] for line in lines)
+    assert lines[-1].split()[:2] == ["all", "10.000000005"]
+
+
+def test_read_json(guestpv, machine):
+    machine.offline(2)
+    machine.refuse(3, Fault.OVERLAP)
+    read = record(guestpv("read", "--json", "--source", machine.path))
+    assert set(read) == {"schema", "time_s", "source", "monotonic_ns", "cpus", "total"}
+    assert read["schema"] == "guestpv.read/1"
+    assert read["source"] == {"kind": "image", "path": machine.path, "resolution_ns": 1}
+    assert all(set(cpu) == READ_CPU for cpu in read["cpus"])
+    assert [cpu["stolen_ns"] for cpu in read["cpus"]] == [SECOND, 2 * SECOND, 3 * SECOND, None]
+    assert [cpu["state"] for cpu in read["cpus"]] == ["online", "online", "offline", "refused"]
+    assert [cpu["fault"] for cpu in read["cpus"]] == ["none", "none", "none", "overlap"]
+    assert read["total"] == {"stolen_ns": 6 * SECOND, "procstat_steal_ns": None}
+
+
+def test_counts_are_exact(guestpv, machine):
+    """Not by way of a float: 2**63 - 1 is no float."""
+    machine.structures["stolen_time"][0] = 2**63 - 1
+    read = record(guestpv("read", "--json", "--cpu", "0", "--source", machine.path))
+    assert read["cpus"][0]["stolen_ns"] == read["total"]["stolen_ns"] == 2**63 - 1
+
+
+def test_read_of_chosen_cpus(guestpv, machine):
+    read = record(guestpv("read", "--json", "--cpu", "0,2-3", "--source", machine.path))
+    assert [cpu["cpu"] for cpu in read["cpus"]] == [0, 2, 3]
+    assert read["total"]["stolen_ns"] == 8 * SECOND
+
+
+def test_read_without_a_single_count_says_why(guestpv, machine):
+    machine.revise(1, 7)
+    done = guestpv("read", "--cpu", "1", "--source", machine.path)
+    assert done.returncode == 7
+    assert "revision 7" in done.stdout
+    assert "revision 7" in done.stderr
+
+
+def test_info(guestpv, machine):
+    machine.refuse(3)
+    machine.entries["features_st"][2] = 0xFFFFFFFF
+    said = guestpv("info", "--source", machine.path).stdout
+    facts = dict(line.split("  ", 1) for line in said.splitlines())
+    assert facts["SMCCC"].split() == ["version", "1.1,", "by", "HVC"]
+    assert "0 (0x0)" in facts["SMCCC_ARCH_FEATURES(0xc5000020)"]
+    assert "-1 (0xffffffffffffffff) NOT_SUPPORTED" in facts["PV_TIME_FEATURES(0xc5000022)"]
+    assert facts["PV_TIME_ST"].strip() == "not called"
+    assert "the kernel" in facts["owner"]
+    assert facts["cpu0-2"].strip() == "online, 0x90a0000 to 0x90a0080"
+    assert facts["cpu3"].strip() == f"{Fault.SYSTEM_RAM.text}, 0x90a00c0"
+
+
+def test_info_shows_answers_apart_where_they_differ(guestpv, machine):
+    machine.entries["features_st"][2] = 0xFFFFFFFF
+    said = guestpv("info", "--source", machine.path).stdout
+    assert "0 (0x0) on cpu0-1,3" in said
+    assert "4294967295 (0xffffffff) NOT_SUPPORTED on cpu2" in said
+
+
+def test_info_json(guestpv, machine):
+    info = record(guestpv("info", "--json", "--source", machine.path))
+    assert set(info) == {"schema", "time_s", "source", "smccc_version", "conduit", "cpus"}
+    assert info["schema"] == "guestpv.info/1"
+    assert (info["smccc_version"], info["conduit"]) == ("1.1", "hvc")
+    assert all(set(cpu) == INFO_CPU for cpu in info["cpus"])
+    assert info["cpus"][1]["ipa"] == 0x90A0040
+    assert info["cpus"][1]["st_call"] == PV_TIME_ST
+    assert info["cpus"][1]["features_st_draft"] == -1
+    assert info["cpus"][1]["st_return"] is None
+
+
+def test_numbers_of_a_later_module_are_shown_as_such(guestpv, machine):
+    machine.entries["origin"][0] = 99
+    machine.refuse(1, 77)
+    for command in ("info", "read"):
+        done = guestpv(command, "--source", machine.path)
+        assert done.returncode == 0, done.stderr
+        assert "unknown fault 77" in done.stdout
+    read = record(guestpv("read", "--json", "--source", machine.path))
+    assert read["cpus"][0]["origin"] == "unknown 99"
+
+
+@pytest.mark.parametrize("command", ["info", "read"])
+def test_procfs_is_named_as_such(guestpv, command):
+    assert "/proc/stat" in guestpv(command, "--source", "procfs").stdout
+    source = record(guestpv(command, "--json", "--source", "procfs"))["source"]
+    assert source["kind"] == "procfs"
+    assert source["resolution_ns"] == 10_000_000
+
+
+def test_read_of_procfs_is_what_the_kernel_says(guestpv):
+    read = record(guestpv("read", "--json", "--source", "procfs"))
+    for cpu in read["cpus"]:
+        if cpu["valid"]:
+            assert cpu["stolen_ns"] <= cpu["procstat_steal_ns"]
+
+
+# How it is refused
+
+
+@pytest.mark.skipif(not (OTHER_MACHINE and NO_DEVICE), reason="this machine may have PV-time")
+@pytest.mark.parametrize("command", ["info", "load", "read", "watch"])
+def test_other_architecture_is_named_and_what_works(guestpv, command):
+    refused(guestpv(command), 10, "architecture", platform.machine(), "--source procfs")
+
+
+@pytest.mark.skipif(not NO_DEVICE, reason="the module is loaded")
+def test_unload_where_there_is_nothing_to_unload(guestpv):
+    assert guestpv("unload").returncode == 0
+    assert record(guestpv("unload", "--json"))["changed"] is False
+
+
+def test_error_is_one_object_with_json(guestpv):
+    done = guestpv("read", "--json", "--source", "/nonexistent")
+    assert done.returncode == 3
+    assert done.stdout == ""
+    error = json.loads(done.stderr)
+    assert set(error) == {"schema", "exit_code", "what", "why", "fix"}
+    assert error["schema"] == "guestpv.error/1"
+    assert error["exit_code"] == 3
+
+
+@pytest.mark.parametrize("command", ["info", "read", "watch"])
+@pytest.mark.parametrize(
+    ("source", "code"), [("/nonexistent", 3), ("/etc/passwd", 5), ("/", 5), ("/dev/null", 5)]
+)
+def test_source_that_is_none(guestpv, command, source, code):
+    refused(guestpv(command, "--source", source), code, source)
+
+
+@pytest.mark.parametrize("command", ["info", "read", "watch"])
+def test_page_image_cut_short(guestpv, machine, command):
+    os.truncate(machine.path, 4096)
+    refused(guestpv(command, "--source", machine.path), 5, "cut short")
+
+
+def test_source_that_may_not_be_opened(machine):
+    if os.geteuid() != 0:
+        os.chmod(machine.path, 0)
+    # A user that may read nothing but what everybody may: root reads whatever the mode says.
+    script = f"""
+import os, sys
+from guestpv.cli import main
+os.chmod({machine.path!r}, 0)
+if os.geteuid() == 0:
+    os.setuid(65534)
+sys.argv = ["guestpv", "read", "--source", {machine.path!r}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    refused(done, 4, "permission denied")
+
+
+@pytest.mark.parametrize("command", ["read", "watch"])
+@pytest.mark.parametrize("cpus", ["4", "0-4", "0-99999999999999999999"])
+def test_cpu_that_does_not_exist(guestpv, machine, command, cpus):
+    refused(guestpv(command, "--source", machine.path, "--cpu", cpus), 6, "no such CPU", "0-3")
+
+
+@pytest.mark.parametrize("cpus", ["", "x", "-1", "3-1", "0,", "1.5"])
+def test_list_of_cpus_that_is_none(machine, cpus):
+    assert "--cpu" in misused("read", "--source", machine.path, f"--cpu={cpus}")
+
+
+@pytest.mark.parametrize(
+    "interval", ["0", "-1", "nan", "inf", "-inf", "1e9", "3601", "1e-9", "x", ""]
+)
+def test_interval_that_is_none(machine, interval):
+    said = misused("watch", "--source", machine.path, f"--interval={interval}")
+    assert "--interval" in said
+    assert "0.01 to 3600" in said
+
+
+@pytest.mark.parametrize("option", ["--count=0", "--count=-1", "--count=x", "--sort=x", "--what"])
+def test_option_that_is_none(machine, option):
+    assert option.partition("=")[0] in misused("watch", "--source", machine.path, option)
+
+
+@pytest.mark.parametrize("args", [["nonsense"], ["read", "too", "much"]])
+def test_command_that_is_none(args):
+    assert "guestpv" in misused(*args)
+
+
+# How it ends
+
+
+@pytest.mark.parametrize("args", [["read"], ["read", "--json"], ["info"], ["watch"]])
+def test_output_that_cannot_be_written(machine, args):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "guestpv", *args, "--source", machine.path],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]])
+def test_reader_that_had_enough_ends_it_silently(machine, json_too):
+    watch = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "guestpv", "watch", "--source", machine.path),
+            *("--interval=0.05", *json_too),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    watch.stdout.readline()
+    watch.stdout.close()
+    assert watch.stderr.read() == ""
+    assert watch.wait(60) == -13  # SIGPIPE, as for any filter
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["read", "watch --count 1 --interval 0.01"])
+def test_without_the_usual_files(machine, closed, command):
+    shell = f"{sys.executable} -m guestpv {command} --source {machine.path} {closed}"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_unexpected_error_has_no_traceback_unless_it_is_wanted(machine):
+    script = """
+import guestpv.cli, guestpv.sources, sys
+def broken(source): raise RuntimeError("out of luck")
+guestpv.open = broken
+sys.argv = ["guestpv", "read"]
+guestpv.cli.main()
+"""
+    for debug in ("", "1"):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"GUESTPV_DEBUG": debug},
+        )
+        assert done.returncode == 1
+        assert "out of luck" in done.stderr
+        assert ("Traceback" in done.stderr) == bool(debug)

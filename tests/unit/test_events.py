@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT
+"""Uevents: what the kernel sends becomes events, and all else is left alone."""
+
+import select
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guestpv.events import CountEvent, CpuEvent, EventSource, VmGenerationEvent, event_of
+
+COUNT = {
+    "SUBSYSTEM": "misc",
+    "DEVNAME": "guestpv",
+    "GUESTPV_EVENT": "restart",
+    "GUESTPV_CPU": "3",
+    "GUESTPV_EPOCH": "2",
+    "GUESTPV_REVISION": "0",
+    "GUESTPV_ATTRIBUTES": "4294967295",
+}
+
+
+@pytest.mark.parametrize("action", ["online", "offline"])
+def test_cpu(action):
+    uevent = {"SUBSYSTEM": "cpu", "ACTION": action, "DEVPATH": "/devices/system/cpu/cpu12"}
+    assert event_of(uevent) == CpuEvent(12, action == "online")
+
+
+def test_count():
+    assert event_of(COUNT) == CountEvent("restart", 3, 2, 0, 4294967295)
+
+
+def test_restored_machine():
+    uevent = {"ACTION": "change", "SUBSYSTEM": "platform", "NEW_VMGENID": "1"}
+    assert event_of(uevent) == VmGenerationEvent()
+
+
+@pytest.mark.parametrize(
+    "uevent",
+    [
+        {},
+        {"SUBSYSTEM": "net", "ACTION": "add", "DEVPATH": "/devices/virtual/net/lo"},
+        {"SUBSYSTEM": "cpu", "ACTION": "add", "DEVPATH": "/devices/system/cpu/cpu1"},
+        {"SUBSYSTEM": "cpu", "ACTION": "online", "DEVPATH": "/devices/system/cpu"},
+        {"SUBSYSTEM": "cpu", "ACTION": "online"},
+        COUNT | {"GUESTPV_CPU": "x"},
+        {key: value for key, value in COUNT.items() if key != "GUESTPV_EPOCH"},
+        COUNT | {"SUBSYSTEM": "block"},
+    ],
+)
+def test_anything_else(uevent):
+    assert event_of(uevent) is None
+
+
+@given(st.dictionaries(st.sampled_from([*COUNT, "ACTION", "DEVPATH", "NEW_VMGENID"]), st.text()))
+def test_no_uevent_is_fatal(uevent):
+    event_of(uevent)
+
+
+@pytest.fixture
+def cpu0():
+    """Where a uevent of CPU 0 can be asked for, without anything else happening."""
+    uevent = Path("/sys/devices/system/cpu/cpu0/uevent")
+    try:
+        uevent.write_text("change")
+    except OSError:
+        pytest.skip("only root can ask the kernel for a uevent")
+    return uevent
+
+
+def test_the_kernel_is_heard(cpu0):
+    with EventSource() as source:
+        assert source.read() == []
+        cpu0.write_text("offline")
+        cpu0.write_text("change")
+        cpu0.write_text("online")
+        events = []
+        while len(events) < 2:
+            assert select.select([source], [], [], 10)[0]
+            events += source.read()
+        assert events == [CpuEvent(0, False), CpuEvent(0, True)]
+        assert source.read() == []
+
+
+def test_burst_that_is_too_large_loses_events_but_nothing_else(cpu0):
+    with EventSource() as source:
+        for _ in range(5000):
+            cpu0.write_text("online")
+        events = source.read()
+        assert 0 < len(events) < 5000
+        assert set(events) == {CpuEvent(0, True)}
+        cpu0.write_text("offline")
+        assert source.read() == [CpuEvent(0, False)]

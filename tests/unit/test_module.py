@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""Finding, building and refusing the module, as far as that goes without an arm64 kernel.
+
+What needs the kernel is in tests/guest/test_module.py.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from errno import EINVAL, ENODEV, EOPNOTSUPP, EPERM, ESTALE, ETXTBSY
+from pathlib import Path
+
+import pytest
+
+from guestpv import build, kmsg, module
+from guestpv.errors import ModuleError, PermissionDeniedError, UnsupportedError
+
+OTHER_MACHINE = platform.machine() != "aarch64"
+
+
+@pytest.mark.skipif(not OTHER_MACHINE, reason="this machine may have PV-time")
+def test_other_architecture():
+    with pytest.raises(UnsupportedError, match=platform.machine()):
+        module.load()
+    assert isinstance(module.why_not_here(), UnsupportedError)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "exit_code"),
+    [
+        (ENODEV, UnsupportedError, 10),
+        (EOPNOTSUPP, UnsupportedError, 10),
+        (EINVAL, ModuleError, 9),
+        (ESTALE, ModuleError, 9),
+        (EPERM, PermissionDeniedError, 4),
+        (ETXTBSY, ModuleError, 9),
+    ],
+)
+def test_refusal_by_the_kernel(code, error, exit_code):
+    refusal = module._refusal(Path("guestpv.ko"), code, None)
+    assert type(refusal) is error
+    assert refusal.exit_code == exit_code
+    assert refusal.why
+    assert refusal.fix
+
+
+def test_what_the_kernel_said_is_handed_on():
+    said = "PV_TIME_FEATURES(0xc5000021) returned -1 (0xffffffffffffffff)"
+    refusal = module._refusal(Path("guestpv.ko"), EOPNOTSUPP, said)
+    assert said in str(refusal)
+    assert "--source procfs" in str(refusal)
+
+
+@pytest.mark.parametrize("suffix", ["", ".xz", ".gz", ".zst"])
+def test_compressed_module_is_read(tmp_path, suffix):
+    path = tmp_path / f"guestpv.ko{suffix}"
+    if suffix:
+        tool = module._DECOMPRESS[suffix]
+        if not shutil.which(tool):
+            pytest.skip(f"no {tool}")
+        path.write_bytes(subprocess.run([tool, "-c"], input=b"ELF", capture_output=True).stdout)
+    else:
+        path.write_bytes(b"ELF")
+    assert module._image(path) == b"ELF"
+
+
+@pytest.mark.parametrize("name", ["missing.ko", "missing.ko.xz", "garbage.ko.xz"])
+def test_module_that_cannot_be_read(tmp_path, name):
+    (tmp_path / "garbage.ko.xz").write_bytes(b"garbage")
+    with pytest.raises(ModuleError, match="not readable"):
+        module._image(tmp_path / name)
+
+
+def test_who_has_the_device_mapped(tmp_path, monkeypatch):
+    device = tmp_path / "device"
+    device.write_bytes(bytes(4096))
+    monkeypatch.setattr(module, "_DEVICE", str(device))
+    script = f"""
+import mmap, sys
+with open({str(device)!r}, "rb") as file:
+    page = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+print("mapped", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as user:
+        assert user.stdout.readline() == b"mapped\n"
+        (found,) = module._users()
+        assert str(user.pid) in found
+        user.stdin.close()
+    assert list(module._users()) == []
+
+
+@pytest.mark.parametrize("place", ["updates/dkms", "extra", "weak-updates"])
+def test_installed_module_is_found(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(module, "MODULES", tmp_path)
+    assert module._installed() is None
+    path = tmp_path / platform.release() / place / "guestpv.ko.xz"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert module._installed() == path
+
+
+# The build
+
+
+@pytest.fixture
+def headers(tmp_path, monkeypatch):
+    """Kernel headers of which make copies a source, and an empty cache."""
+    headers = tmp_path / platform.release() / "build"
+    headers.mkdir(parents=True)
+    (headers / "Makefile").write_text("modules:\n\tcp $(M)/main.c $(M)/guestpv.ko\n")
+    monkeypatch.setattr(build, "MODULES", tmp_path)
+    monkeypatch.setattr(build, "CACHE", tmp_path / "cache")
+    return headers
+
+
+def test_module_is_built_once(headers):
+    said = []
+    built = build.build(said.append)
+    assert "guestpv_init" in built.read_text()
+    assert len(said) == 1
+    assert build.build(said.append) == built
+    assert len(said) == 1
+    assert sorted(path.name for path in built.parent.iterdir()) == ["build.log", built.name]
+
+
+def test_module_of_other_sources_is_another(headers, monkeypatch):
+    built = build.build(lambda _: None)
+    sources = build._sources()
+    sources["Kbuild"] = headers / "Makefile"
+    monkeypatch.setattr(build, "_sources", lambda: sources)
+    assert build.build(lambda _: None) != built
+
+
+def test_sources_are_all_that_a_build_needs():
+    names = set(build._sources())
+    assert {"Kbuild", "Makefile", "main.c", "core.h", "uapi/guestpv.h"} <= names
+    assert all(Path(name).suffix in (".c", ".h", "") for name in names)
+
+
+def test_failed_build_leaves_its_log_and_nothing_else(headers):
+    (headers / "Makefile").write_text("modules:\n\t@echo main.c:7: error: broken; exit 1\n")
+    with pytest.raises(ModuleError, match=r"main\.c:7: error: broken") as refused:
+        build.build(lambda _: None)
+    assert str(build.CACHE / "build.log") in refused.value.fix
+    assert [path.name for path in build.CACHE.iterdir()] == ["build.log"]
+
+
+def test_missing_headers_and_tools_are_named(headers, monkeypatch):
+    (headers / "Makefile").unlink()
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(ModuleError) as refused:
+        build.build(lambda _: None)
+    assert f"apt install make gcc linux-headers-{platform.release()}" in refused.value.fix
+
+
+# The kernel log
+
+
+def test_last_refusal_is_the_newest(tmp_path, monkeypatch):
+    """Records as /dev/kmsg has them: a prefix, the text, and lines about the device."""
+    records = [
+        b"6,1,100,-;guestpv: not loaded: SMCCC_ARCH_FEATURES(0xc5000020) returned -1\n",
+        b"6,2,200,-;usb 1-1: guestpv: not loaded: no\n SUBSYSTEM=usb\n",
+        b"3,3,300,-;guestpv: not loaded: PV_TIME_FEATURES(0xc5000021) returned -1\n DEVICE=x\n",
+        b"6,4,400,-;guestpv: 2 structures\n",
+    ]
+    log = kmsg.KernelLog()
+    remaining = iter(records)
+    monkeypatch.setattr(log, "_record", lambda: next(remaining, None))
+    assert log.last_refusal() == "PV_TIME_FEATURES(0xc5000021) returned -1"
+
+
+def test_this_kernels_log_can_be_read():
+    """Whether it may be is another matter; that it never waits or fails is not."""
+    with kmsg.KernelLog() as log:
+        log.last_refusal()
+        assert log.last_refusal() is None  # all was read
+    with kmsg.KernelLog(from_now=True) as log:
+        assert log.last_refusal() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may write to the kernel log")
+def test_process_that_writes_a_refusal_is_not_believed():
+    with kmsg.KernelLog(from_now=True) as log:
+        Path("/dev/kmsg").write_text("guestpv: not loaded: (written by a test of guestpv)\n")
+        assert log.last_refusal() is None
