@@ -2,6 +2,8 @@
 """No read is torn, whatever is written meanwhile: 10⁸ reads against a writer that never rests."""
 
 import subprocess
+import time
+from itertools import count as count_up
 from pathlib import Path
 
 import numpy as np
@@ -75,9 +77,14 @@ def test_no_snapshot_is_torn(restless):
 def test_no_single_read_is_torn(restless):
     refused = 0
     epochs = set()
+    deadline = time.monotonic() + 120
     with guestpv.open(restless) as reader:
         read, stolen_ns = reader.read, reader.stolen_ns
-        for turn in range(SINGLE_READS // 2):
+        # As many as are asked for, and more while a busy machine has kept the writer from writing.
+        for turn in count_up():
+            if turn >= SINGLE_READS // 2 and refused and len(epochs) > 1000:
+                break
+            assert time.monotonic() < deadline, "the writer was hardly seen to write"
             cpu = turn % CPUS
             try:
                 reading = read(cpu)
@@ -91,9 +98,7 @@ def test_no_single_read_is_torn(restless):
                 refused += 1
                 if (error.revision, error.attributes) != (1, 1):
                     raise
-    print(f"{SINGLE_READS} single reads, {refused} refused, {len(epochs)} epochs")
-    assert refused, "the writer was not seen to change the revision"
-    assert len(epochs) > 1000, "the writer was hardly seen to change the index"
+    print(f"{2 * turn} single reads, {refused} refused, {len(epochs)} epochs")
 
 
 def test_a_reader_without_the_protocol_is_torn(restless):
