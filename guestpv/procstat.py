@@ -8,9 +8,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-ACCOUNT = np.dtype([("present", np.bool_), ("run_ns", np.int64), ("steal_ns", np.int64)])
+ACCOUNT = np.dtype(
+    [
+        ("present", np.bool_),
+        ("run_ns", np.int64),
+        ("steal_ns", np.int64),
+        ("slack_ns", np.int64),
+    ]
+)
 """One CPU: whether /proc/stat lists it (not while it is offline), the time for which it ran
-something, and the time that was stolen from it, both in whole ticks."""
+something, and the time that was stolen from it, both in whole ticks; and how far the latter may
+be from a count that was read just before, because time was stolen between."""
 
 Accounts = npt.NDArray[np.void]
 """An array of ACCOUNT rows."""
@@ -38,7 +46,7 @@ def accounts(cpus: Sequence[int], path: str = "/proc/stat") -> Accounts:
         fields = line.split()
         if (row := row_of.get(fields[0])) is not None:
             run = sum(int(fields[field]) for field in _RUNNING)
-            rows[row] = (True, run * TICK_NS, int(fields[_STEAL]) * TICK_NS)
+            rows[row] = (True, run * TICK_NS, int(fields[_STEAL]) * TICK_NS, 0)
     return rows
 
 
@@ -62,8 +70,10 @@ class KernelAccount:
         self.known = np.zeros(n, np.bool_)
         """Whether the CPU was there at both ends of the last interval."""
         self._last = first
+        # Since the comparison began, which is afresh after a restart:
         self._kernel_sum = np.zeros(n, np.int64)
         self._stolen_sum = np.zeros(n, np.int64)
+        self._first_slack_ns = first["slack_ns"]
 
     def tick(
         self,
@@ -82,12 +92,13 @@ class KernelAccount:
         afresh = restarted | ~self.known
         self._kernel_sum = np.where(afresh, 0, self._kernel_sum + self.steal_ns)
         self._stolen_sum = np.where(afresh, 0, self._stolen_sum + stolen_ns)
+        self._first_slack_ns = np.where(afresh, now["slack_ns"], self._first_slack_ns)
 
     @property
     def differs(self) -> npt.NDArray[np.bool_]:
         """Whether the two sums are further apart than ticks and late accounting explain."""
         apart = np.abs(self._kernel_sum - self._stolen_sum)
-        differs: npt.NDArray[np.bool_] = (apart > _TOLERANCE_NS) & (
-            apart > _TOLERANCE * self._stolen_sum
-        )
+        apart -= self._first_slack_ns + self._last["slack_ns"]
+        tolerance = np.maximum(_TOLERANCE_NS, _TOLERANCE * self._stolen_sum)
+        differs: npt.NDArray[np.bool_] = apart > tolerance
         return differs

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: MIT
 """guestpv watch: stolen time while it is being stolen."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import typer
 
+from guestpv.cli.announcements import Announcements
 from guestpv.cli.columns import WIDTHS
 from guestpv.cli.lines import Lines
 from guestpv.cli.options import CpuOption, IntervalOption, JsonOption, SourceOption
@@ -19,15 +17,12 @@ from guestpv.cli.records import WatchRecords
 from guestpv.cli.source import open_source
 from guestpv.cli.view import View
 from guestpv.cli.waiting import Ticks, Waiting
-from guestpv.errors import PermissionDeniedError
-from guestpv.history import Change, History, change
+from guestpv.delta import delta
+from guestpv.history import History
 from guestpv.layout import Origin
 from guestpv.names import name_of
-from guestpv.procstat import accounts, no_accounts
-from guestpv.reader import Reader
-
-if TYPE_CHECKING:
-    from guestpv.events import Event
+from guestpv.procstat import Accounts, accounts, no_accounts
+from guestpv.reader import Reader, Snapshot
 
 
 def watch(
@@ -65,13 +60,10 @@ def watch(
 
 
 def _run(reader: Reader, view: View, waiting: Waiting, interval: float, count: int | None) -> None:
-    # A page image may be of any machine; /proc/stat and the kernel's events are of this one.
-    live = reader.source.kind != "image"
-    account = accounts if live else no_accounts
-    history = History(reader.snapshot(), account(reader.cpus))
+    history = History(*_sample(reader))
     ticks = Ticks(interval)
     view.begin(history)
-    with ExitStack() as stack:
+    with Announcements(waiting, reader.source) as announcements:
         while count is None or history.intervals < count:
             woken = waiting.wait(ticks.remaining_s())
             if woken.stop or "q" in woken.keys:
@@ -80,33 +72,20 @@ def _run(reader: Reader, view: View, waiting: Waiting, interval: float, count: i
                 view.suspend()
             for key in woken.keys:
                 view.key(key)
-            now, ended = reader.snapshot(), ticks.due()
-            changes = history.tick(now, account(reader.cpus)) if ended else history.look(now)
-            view.show(history, [*_announced(woken.events), *changes], ended)
-            if live and ended and history.intervals == 1:
-                view.show(history, _listen(waiting, stack), ended=False)
+            ended = ticks.due()
+            changes = history.tick(*_sample(reader)) if ended else history.look(reader.snapshot())
+            view.show(history, [*announcements.changes(woken), *changes], ended)
 
 
-def _listen(waiting: Waiting, stack: ExitStack) -> list[Change]:
-    """Let the kernel's events end a wait; where they can't be had, watching goes on without."""
-    from guestpv.events import EventSource  # not before there are figures: it takes long
-
-    try:
-        waiting.listen(stack.enter_context(EventSource()))
-    except PermissionDeniedError as error:
-        return [change("no_events", str(error))]
-    return []
-
-
-def _announced(events: list[Event]) -> Iterator[Change]:
-    """What the events say that no snapshot shows."""
-    if not events:
-        return
-    from guestpv.events import VmGenerationEvent
-
-    for event in events:
-        if isinstance(event, VmGenerationEvent):
-            yield change("restored", "the VM was restored or cloned")
+def _sample(reader: Reader) -> tuple[Snapshot, Accounts]:
+    """A snapshot, and what the kernel says at the same time, as far as that can be had."""
+    before = reader.snapshot()
+    if reader.source.kind == "image":  # of any machine, and /proc/stat is of this one
+        return before, no_accounts(reader.cpus)
+    account = accounts(reader.cpus)
+    after = reader.snapshot()
+    account["slack_ns"] = delta(before, after)["stolen_ns"]
+    return before, account
 
 
 def _title(reader: Reader, interval: float) -> str:

@@ -178,6 +178,16 @@ def test_kernel_that_agrees_but_for_its_ticks(accounted):
     assert accounted.figures(0).procstat_percent == pytest.approx(33, abs=1)
 
 
+def test_time_that_is_stolen_while_procstat_is_read_is_no_contradiction(accounted):
+    accounted.kernel["slack_ns"][0] = SECOND // 10
+    accounted.kernel["steal_ns"][0] = SECOND // 10
+    accounted.tick()
+    assert not accounted.figures(0).procstat_differs
+    accounted.kernel["steal_ns"][0] *= 3
+    accounted.tick()
+    assert accounted.figures(0).procstat_differs
+
+
 def test_kernel_that_sees_nothing_contradicts(accounted):
     for _ in range(3):
         accounted.machine.steal(0, SECOND // 50)
