@@ -71,7 +71,7 @@ def test_no_snapshot_is_torn(restless):
             epochs.update(epoch[:, 0].tolist())
     print(f"{reads} reads in snapshots, {flagged} of an unknown revision, {len(epochs)} epochs")
     assert flagged, "the writer was not seen to change the revision"
-    assert len(epochs) > 1000, "the writer was hardly seen to change the index"
+    assert len(epochs) > 100, "the writer was hardly seen to change the index"
 
 
 def test_no_single_read_is_torn(restless):
