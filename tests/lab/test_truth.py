@@ -2,6 +2,7 @@
 """What the guest reads against what the host knows: its scheduler's account of each vCPU thread."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -11,27 +12,45 @@ CONTENDED_S = 10
 SPIN = f"timeout {CONTENDED_S} taskset -c $cpu sh -c 'while :; do :; done'"
 SPIN_ON_BOTH = f"for cpu in 0 1; do {SPIN} & done; wait"
 
-
-def stolen_ns(lab):
-    """Each vCPU's count, by `guestpv read`."""
-    done = lab.run(["guestpv", "read", "--json"])
-    assert done.returncode == 0, done.stderr
-    return [row["stolen_ns"] for row in json.loads(done.stdout)["cpus"]]
+# Says each vCPU's count whenever it is asked, and does nothing in between: while it waits, neither
+# the guest's counts nor the host's move.
+ANSWER = """
+import json, sys, guestpv
+with guestpv.open() as reader:
+    rows = reader.snapshot()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(reader.snapshot(rows)["stolen_ns"].tolist()), flush=True)
+"""
 
 
 @pytest.mark.parametrize("kernel", ["stock-6.1", "stock-6.12", "claim-6.1"])
 def test_stolen_time_is_what_the_host_says_it_took(kernel):
-    """Both are read while nothing contends, so that neither moves while it is read."""
     with Lab(kernel=kernel, vcpus=2) as lab:
         assert lab.run(["guestpv", "load"]).returncode == 0
-        host, guest = lab.vcpu_run_delay_ns(), stolen_ns(lab)
+        guest = subprocess.Popen(
+            lab.guest.argv(["python3", "-c", ANSWER]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert guest.stdin
+        assert guest.stdout
+        assert guest.stdout.readline() == "ready\n"
+
+        def both():
+            print("now", file=guest.stdin, flush=True)
+            return json.loads(guest.stdout.readline()), lab.vcpu_run_delay_ns()
+
+        before = both()
         lab.steal(40)
         lab.run(["sh", "-c", SPIN_ON_BOTH])
         lab.steal(0)
-        host = [after - before for before, after in zip(host, lab.vcpu_run_delay_ns(), strict=True)]
-        guest = [after - before for before, after in zip(guest, stolen_ns(lab), strict=True)]
+        after = both()
+        guest.kill()
 
-    for vcpu, (told, true) in enumerate(zip(guest, host, strict=True)):
+    for vcpu in range(2):
+        told, true = (after[of][vcpu] - before[of][vcpu] for of in (0, 1))
         error = told - true
         print(
             f"{kernel} vcpu{vcpu}: host {true / 1e6:.1f} ms, guest {told / 1e6:.1f} ms,"
