@@ -69,8 +69,8 @@ def run(
         except subprocess.TimeoutExpired:
             say(str(lab.guest.failure(f"the command did not end within {timeout:g} s")))
             raise typer.Exit(TIMED_OUT) from None
-        if code == 255 and not lab.guest.is_alive(patience=2):
-            raise lab.guest.failure("it ended while the command ran")
+        if code == 255:
+            lab.guest.check()
     raise typer.Exit(code)
 
 
@@ -117,6 +117,7 @@ def main() -> None:
 
     def end(number: int, _: object) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
+        say(f"ended by {signal.Signals(number).name}")
         sys.exit(128 + number)
 
     for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:

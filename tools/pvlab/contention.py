@@ -8,7 +8,7 @@ exactly the given part of each period, before anything else.
 from .errors import LabError
 from .site import Site
 
-PERIOD_NS = 100_000_000
+PERIOD_NS = 20_000_000
 HIGHEST = 90  # the kernel keeps 5 % for others, and the guest has to go on
 
 _START = """

@@ -87,13 +87,14 @@ class Machine:
 
     def is_alive(self, patience: float = 0) -> bool:
         """Whether its QEMU still runs; wait for a moment if it may be about to end."""
-        if self._qemu is None:
-            return False
-        try:
-            self._qemu.wait(patience)
-        except subprocess.TimeoutExpired:
-            return True
-        return False
+        return _is_running(self._qemu, patience)
+
+    def check(self) -> None:
+        """Raise LabError if ssh's 255 was not the command's: the machine ended, or is cut off."""
+        if not self.is_alive(patience=2):
+            raise self.failure("it ended while the command ran")
+        if self._ssh and not _is_running(self._ssh.master):
+            raise self.failure("it runs, but the connection to it was lost")
 
     @property
     def console(self) -> str:
@@ -144,8 +145,8 @@ class Machine:
             )
         except subprocess.TimeoutExpired:
             raise self.failure(f"{' '.join(argv)} did not end within {timeout:g} s") from None
-        if done.returncode == 255 and not self.is_alive(patience=2):
-            raise self.failure(f"it ended while {' '.join(argv)} ran")
+        if done.returncode == 255:
+            self.check()
         done.args = list(argv)
         return done
 
@@ -196,6 +197,13 @@ class Machine:
             if time.monotonic() > deadline:
                 raise self.failure(f"it did not boot within {timeout:.0f} s")
             time.sleep(0.05)
+
+
+def _is_running(process: subprocess.Popen[bytes] | None, patience: float = 0) -> bool:
+    try:
+        return process is not None and process.wait(patience) is None
+    except subprocess.TimeoutExpired:
+        return True
 
 
 def _disk(serial: str, path: str) -> list[str]:
