@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The module, built on this machine against every kernel that it is meant for."""
 
+import subprocess
+
 import pytest
 
 from pvlab import kmod
@@ -21,6 +23,14 @@ def test_sparse_finds_nothing(name):
     assert "CHECK" in checked.log
     assert checked.warnings() == []
     assert "error:" not in checked.log
+
+
+def test_checkpatch_finds_nothing():
+    script = kernel("claim-6.1").directory() / "build/scripts/checkpatch.pl"
+    options = ["--no-tree", "--strict", "--terse", "--max-line-length=100", "--file"]
+    files = [path for path in kmod.sources() if path.suffix in (".c", ".h")]
+    checked = subprocess.run([script, *options, *files], capture_output=True, text=True)
+    assert (checked.stdout + checked.stderr, checked.returncode) == ("", 0)
 
 
 @every_kernel
