@@ -24,7 +24,7 @@ def payload(kernel: Kernel) -> Path:
 
     def build(directory: Path) -> None:
         root = directory / "root"
-        shutil.copytree(package, root)
+        shutil.copytree(package / "root", root)
         for test in tests:
             copy = root / "root" / test.relative_to(CHECKOUT)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def _tests() -> list[Path]:
 
 
 def _package() -> Path:
-    """A root directory with the package installed in it, and the `guestpv` command."""
+    """Where `root` is, with the package installed in it, and the `guestpv` command."""
     sources = [
         *(CHECKOUT / name for name in ("pyproject.toml", "README.md", "LICENSE")),
         *kmod.sources(),
@@ -89,7 +89,7 @@ def _package() -> Path:
             shutil.rmtree(scratch)
 
     recipe = [Path(__file__), Path(__file__).parent / "image.py"]
-    return artefact("package", recipe + sources, build) / "root"
+    return artefact("package", recipe + sources, build)
 
 
 def _python_headers() -> Path:
