@@ -43,6 +43,8 @@ StealTimeOption = Annotated[
     bool, typer.Option("--steal-time/--no-steal-time", help="Whether PV-time is offered.")
 ]
 
+LoadOption = Annotated[bool, typer.Option("--load", help="Load the kernel module first.")]
+
 
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
@@ -52,6 +54,7 @@ def run(
     steal: StealOption = 0,
     hypervisor: HypervisorOption = "kvm",
     steal_time: StealTimeOption = True,
+    load: LoadOption = False,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Seconds after which the command is given up.")
     ] = None,
@@ -62,7 +65,12 @@ def run(
     """
     pty = sys.stdin.isatty() and sys.stdout.isatty()
     with Lab(
-        kernel=kernel_name, vcpus=vcpus, steal=steal, hypervisor=hypervisor, steal_time=steal_time
+        kernel=kernel_name,
+        vcpus=vcpus,
+        steal=steal,
+        hypervisor=hypervisor,
+        steal_time=steal_time,
+        load=load,
     ) as lab:
         try:
             code = subprocess.run(lab.guest.argv(command, pty=pty), timeout=timeout).returncode
@@ -81,9 +89,10 @@ def shell(
     steal: StealOption = 0,
     hypervisor: HypervisorOption = "kvm",
     steal_time: StealTimeOption = True,
+    load: LoadOption = False,
 ) -> None:
     """Boot a guest and open a shell in it."""
-    run(["bash", "-l"], kernel_name, vcpus, steal, hypervisor, steal_time)
+    run(["bash", "-l"], kernel_name, vcpus, steal, hypervisor, steal_time, load)
 
 
 @app.command()

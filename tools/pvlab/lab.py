@@ -25,6 +25,7 @@ class Lab:
     steal: about how much of a busy vCPU's time the host takes away, in percent
     steal_time: whether the hypervisor offers PV-time to the guest
     hypervisor: by its name in HYPERVISORS; `none` is a guest under plain emulation
+    load: whether to load the module, before any time is taken
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class Lab:
         steal: int = 0,
         steal_time: bool = True,
         hypervisor: str = "kvm",
+        load: bool = False,
     ) -> None:
         self._kernel = kernel
         self._vcpus = vcpus
         self._steal = steal
         self._steal_time = steal_time
         self._hypervisor = hypervisor
+        self._load = load
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -60,6 +63,8 @@ class Lab:
             stack.callback(self.guest.stop)
             with step(f"booting the guest: {self._kernel}, {self._vcpus} vCPUs"):
                 self.guest.start()
+            if self._load:
+                self._load_module()
             self._contention = Contention(self.host, served.cpus)
             self.steal(self._steal)
             self._stack = stack.pop_all()
@@ -72,6 +77,12 @@ class Lab:
         traceback: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    def _load_module(self) -> None:
+        with step("loading the module"):
+            done = self.guest.run(["guestpv", "load"])
+        if done.returncode != 0:
+            raise LabError(done.stderr.strip())
 
     def run(
         self, command: Sequence[str], *, timeout: float | None = None, input: str | None = None
