@@ -2,7 +2,6 @@
 """What the module said in the kernel log: each refusal to load is one line there."""
 
 import os
-from types import TracebackType
 from typing import Self
 
 _REFUSAL = b"guestpv: not loaded: "
@@ -33,12 +32,7 @@ class KernelLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._fd >= 0:
             os.close(self._fd)
 

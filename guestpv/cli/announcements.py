@@ -4,7 +4,6 @@
 from contextlib import ExitStack, suppress
 from importlib import import_module
 from threading import Thread
-from types import TracebackType
 from typing import Self
 
 from guestpv.cli.waiting import Waiting, Woken
@@ -29,12 +28,7 @@ class Announcements:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def changes(self, woken: Woken) -> list[Change]:

@@ -1,11 +1,28 @@
 # SPDX-License-Identifier: MIT
 """tests/guest, run where they belong: in the lab's guest, on each kernel, under contention."""
 
+import subprocess
+
 import pytest
 
-from pvlab import Lab
+from pvlab import Lab, progress
 
-SUITE = "cd /root && python3 -m pytest -v --durations=5 tests/guest"
+SUITE = "timeout 600 python3 -m pytest -v -rs --color=no --durations=3 tests/guest"
+
+
+def run_aloud(lab, command):
+    """Run a command in the guest and show each line as it comes: it takes minutes."""
+    with subprocess.Popen(
+        lab.guest.argv(["sh", "-c", f"cd /root && {command}"]),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            progress.say(f"guest: {line.rstrip()}")
+    return process.returncode
 
 
 @pytest.mark.parametrize("kernel", ["stock-6.1", "stock-6.12", "claim-6.1"])
@@ -13,8 +30,6 @@ def test_guest_suite(kernel):
     with Lab(kernel=kernel, vcpus=2) as lab:
         for steal, choice in (0, "--ignore tests/guest/test_unharmed.py"), (40, "-k unharmed"):
             lab.steal(steal)
-            done = lab.run(["sh", "-c", f"{SUITE} {choice}"], timeout=600)
-            print(done.stdout, done.stderr)
-            assert done.returncode == 0
+            assert run_aloud(lab, f"{SUITE} {choice}") == 0
         log = lab.run(["dmesg"]).stdout
         assert not [line for line in log.splitlines() if "WARNING" in line or "BUG" in line]

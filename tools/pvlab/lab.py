@@ -4,7 +4,6 @@
 import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self, cast
 
 from . import prepare
@@ -70,12 +69,7 @@ class Lab:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def _load_module(self) -> None:

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""Guests without PV-time: each command says how far discovery came, and changes nothing."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from pvlab import Lab
+
+MODULE = "/lib/modules/$(uname -r)/extra/guestpv.ko"
+PLACES = {
+    # what the hypervisor is asked for, insmod's errno, how its line in the log begins
+    "a host that does not offer it": (
+        {"steal_time": False},
+        "Operation not supported",
+        "guestpv: not loaded: PV_TIME_FEATURES(0xc5000021) returned -1 (0xffffffffffffffff)",
+    ),
+    "plain emulation": (
+        {"hypervisor": "none"},
+        "No such device",
+        "guestpv: not loaded: SMCCC version 1.0 without a conduit",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=PLACES)
+def place(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, str, str]]:
+    machine, error, line = PLACES[request.param]
+    with Lab(**machine) as lab:
+        yield lab, error, line
+
+
+def log_of(lab):
+    log = lab.run(["dmesg", "-t"]).stdout.splitlines()
+    return [line for line in log if "guestpv" in line and "taint" not in line]
+
+
+def test_insmod_is_refused_in_one_line(place):
+    lab, error, line = place
+    before = len(log_of(lab))
+    done = lab.run(["sh", "-c", f"insmod {MODULE}"])
+    assert done.returncode != 0
+    assert error in done.stderr
+    (said,) = log_of(lab)[before:]
+    assert said.startswith(line)
+    assert lab.run(["ls", "/sys/module/guestpv"]).returncode != 0
+
+
+def test_load_says_which_step_failed_and_what_it_returned(place):
+    lab, _, line = place
+    step = line.removeprefix("guestpv: not loaded: ")
+    done = lab.run(["guestpv", "load"])
+    assert (done.stdout, done.returncode) == ("", 10)
+    (said,) = done.stderr.splitlines()
+    assert step in said
+    assert "--source procfs" in said
+    record = json.loads(lab.run(["guestpv", "load", "--json"]).stderr)
+    assert step in record["why"]
+
+
+@pytest.mark.parametrize("command", ["info", "read", "watch --count 1"])
+def test_the_others_say_so_too_and_that_procfs_works(place, command):
+    lab, _, line = place
+    arguments = ["guestpv", *command.split()]
+    lab.run(["sh", "-c", f"insmod {MODULE}"])
+    done = lab.run(arguments)
+    assert (done.stdout, done.returncode) == ("", 3)
+    (said,) = done.stderr.splitlines()
+    assert line.removeprefix("guestpv: not loaded: ") in said
+    assert "--source procfs" in said
+
+    done = lab.run([*arguments, "--source", "procfs"])
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert "/proc/stat" in done.stdout or "online" in done.stdout
+
+
+def test_unload_has_nothing_to_do(place):
+    lab, _, _ = place
+    done = lab.run(["guestpv", "unload"])
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert "nothing to do" in done.stdout
