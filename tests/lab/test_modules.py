@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The module, built on this machine against every kernel that it is meant for."""
 
+import platform
 import subprocess
 
 import pytest
 
+from guestpv import build
 from pvlab import kmod
 from pvlab.kernels import KERNELS, kernel
 
@@ -39,3 +41,27 @@ def test_only_where_nobody_owns_the_structures_can_the_module_call_pv_time_st(na
     built = kmod.build(kernel(name))
     claims, adopts = ("claim.o" in built.log, "adopt.o" in built.log)
     assert (claims, adopts) == (("claim" in name), ("claim" not in name))
+
+
+@pytest.fixture
+def running_kernel(monkeypatch, tmp_path):
+    """As if this machine ran claim-6.1 and had its headers, where a distribution has them."""
+    claim = kernel("claim-6.1")
+    headers = tmp_path / "modules" / claim.release / "build"
+    headers.parent.mkdir(parents=True)
+    headers.symlink_to(claim.directory() / "build")
+    monkeypatch.setattr(build, "MODULES", tmp_path / "modules")
+    monkeypatch.setattr(build, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(platform, "release", lambda: claim.release)
+    monkeypatch.setenv("ARCH", "arm64")
+    monkeypatch.setenv("CROSS_COMPILE", "aarch64-linux-gnu-")
+    return claim.release
+
+
+def test_load_builds_what_is_not_installed(running_kernel):
+    said = []
+    module = build.build(said.append)
+    info = subprocess.run(["/sbin/modinfo", module], capture_output=True, text=True).stdout
+    assert f"vermagic:       {running_kernel} " in info
+    assert said == [f"building the module for {running_kernel}"]
+    assert build.build(pytest.fail) == module  # it is kept
