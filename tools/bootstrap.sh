@@ -47,19 +47,25 @@ install_environment() {
 	local key started=$SECONDS
 	key=$(cd "$checkout" && find pyproject.toml guestpv kmod/uapi -name '*.toml' -o -name '*.[ch]' | sort |
 		xargs sha256sum | sha256sum)
-	[[ $(cat "$venv/key" 2>/dev/null) != "$key" ]] || return 0
+	! installed "$key" || return 0
 
 	say "installing the Python environment"
 	mkdir -p "$GUESTPV_CACHE"
 	(
 		flock 9
-		[[ $(cat "$venv/key" 2>/dev/null) != "$key" ]] || exit 0
+		! installed "$key" || exit 0
 		[[ -e $venv/key ]] || /usr/bin/python3 -m venv --clear "$venv"
 		"$python" -m pip -qq install 'setuptools>=77' >&2
 		"$python" -m pip -qq install --no-build-isolation -e "$checkout[lab,test,lint]" >&2
 		printf %s "$key" >"$venv/key"
 	) 9>"$venv.lock"
 	say "installing the Python environment: $((SECONDS - started)) s"
+}
+
+# The environment is in the cache, and the extension that it imports in the checkout: either may
+# be gone without the other, as after a fresh clone to the same place.
+installed() {
+	[[ $(cat "$venv/key" 2>/dev/null) == "$1" && -e $checkout/guestpv/_native.abi3.so ]]
 }
 
 install_packages
