@@ -51,6 +51,8 @@ def write_image(
     entries["st_call"] = layout.PV_TIME_ST
     entries["features_st_draft"] = -1
     entries["st_return"] = layout.NOT_CALLED
+    for refused in "features_undefined", "features_st_smc32", "features_smc32":
+        entries[refused] = -1
 
     structures(image)["stolen_time"] = stolen_ns
 

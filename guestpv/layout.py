@@ -16,6 +16,11 @@ PV_TIME_FEATURES = 0xC5000020
 PV_TIME_ST = 0xC5000021
 PV_TIME_ST_DRAFT = 0xC5000022
 
+PV_TIME_UNDEFINED = 0xC500003F
+PV_TIME_FEATURES_SMC32 = 0x85000020
+PV_TIME_ST_SMC32 = 0x85000021
+"""This and the two before it must be refused."""
+
 NOT_CALLED = -(2**63)
 """In place of a return value: the call was not made."""
 
@@ -110,9 +115,28 @@ ENTRY = np.dtype(
         ("features_st", "i8"),
         ("features_st_draft", "i8"),
         ("st_return", "i8"),
+        ("features_undefined", "i8"),
+        ("features_st_smc32", "i8"),
+        ("features_smc32", "i8"),
+        ("since_ns", "u8"),
+        ("revision", "u4"),
+        ("attributes", "u4"),
+        ("reserved2", "u8", (3,)),
     ]
 )
 """struct guestpv_entry"""
+
+CALLS = {
+    "arch_features": f"SMCCC_ARCH_FEATURES({PV_TIME_FEATURES:#x})",
+    "features_self": f"PV_TIME_FEATURES({PV_TIME_FEATURES:#x})",
+    "features_st": f"PV_TIME_FEATURES({PV_TIME_ST:#x})",
+    "features_st_draft": f"PV_TIME_FEATURES({PV_TIME_ST_DRAFT:#x})",
+    "features_undefined": f"PV_TIME_FEATURES({PV_TIME_UNDEFINED:#x})",
+    "features_st_smc32": f"PV_TIME_FEATURES({PV_TIME_ST_SMC32:#x})",
+    "features_smc32": f"{PV_TIME_FEATURES_SMC32:#x}({PV_TIME_FEATURES:#x})",
+    "st_return": "PV_TIME_ST",
+}
+"""The calls of discovery, in their order, by the field of `ENTRY` that has what they returned."""
 
 STOLEN_TIME = np.dtype([("revision", "<u4"), ("attributes", "<u4"), ("stolen_time", "<u8")])
 """struct guestpv_stolen_time (DEN0057A, 3.2.2): what the hypervisor writes"""

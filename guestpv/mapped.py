@@ -21,6 +21,7 @@ from guestpv.errors import (
 )
 from guestpv.header import read_header
 from guestpv.reader import SNAPSHOT, Reader, Snapshot, Source, check_rows
+from guestpv.since import since_text
 
 DEVICE = "/dev/guestpv"
 
@@ -80,6 +81,10 @@ class MappedReader(NativeReader, Reader):
         self._fill(out)
         return out
 
+    def _since(self, cpu: int) -> str:
+        """Since when, in words; a page image may be of any machine, and of any time."""
+        return since_text(self.entries[cpu]) if self._source.kind == "device" else ""
+
     def _refuse(self, what: str, cpu: SupportsIndex, revision: int, attributes: int) -> NoReturn:
         """Raise what the native part found: it knows the facts, this knows the words."""
         name, nr = self._source.path, index(cpu)
@@ -94,8 +99,8 @@ class MappedReader(NativeReader, Reader):
             case "unknown":
                 raise StructureError(
                     f"cpu{nr}: the stolen time is not interpreted",
-                    f"Its structure has revision {revision} and attributes {attributes:#x}, and"
-                    " only 0 and 0 are known (DEN0057A)",
+                    f"Its structure has revision {revision} and attributes {attributes:#x}"
+                    f"{self._since(nr)}, and only 0 and 0 are known (DEN0057A)",
                     "read on: the count is given again as soon as they are known",
                     revision=revision,
                     attributes=attributes,

@@ -65,6 +65,9 @@ int guestpv_discover(struct guestpv_entry *entry)
 	entry->features_st = GUESTPV_NOT_CALLED;
 	entry->features_st_draft = GUESTPV_NOT_CALLED;
 	entry->st_return = GUESTPV_NOT_CALLED;
+	entry->features_undefined = GUESTPV_NOT_CALLED;
+	entry->features_st_smc32 = GUESTPV_NOT_CALLED;
+	entry->features_smc32 = GUESTPV_NOT_CALLED;
 
 	entry->arch_features = query(ARM_SMCCC_ARCH_FEATURES_FUNC_ID, GUESTPV_PV_TIME_FEATURES);
 	if (!arch_features_ok(entry->arch_features))
@@ -73,6 +76,9 @@ int guestpv_discover(struct guestpv_entry *entry)
 	entry->features_self = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_FEATURES);
 	entry->features_st = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_ST);
 	entry->features_st_draft = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_ST_DRAFT);
+	entry->features_undefined = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_UNDEFINED);
+	entry->features_st_smc32 = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_ST_SMC32);
+	entry->features_smc32 = query(GUESTPV_PV_TIME_FEATURES_SMC32, GUESTPV_PV_TIME_FEATURES);
 
 	if (pv_features_ok(entry->features_st))
 		entry->st_call = GUESTPV_PV_TIME_ST;

@@ -16,6 +16,7 @@
 #include <linux/printk.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
+#include <linux/timekeeping.h>
 
 #include <asm/cpufeature.h>
 
@@ -150,6 +151,13 @@ static struct seen look(const struct guestpv_entry *entry)
 	};
 }
 
+static void note_word(struct guestpv_entry *entry, u64 word)
+{
+	entry->since_ns = ktime_get_boottime_ns();
+	entry->revision = lower_32_bits(word);
+	entry->attributes = upper_32_bits(word);
+}
+
 /**
  * guestpv_index_online() - enter what was learned of a CPU that came online
  * @cpu: the CPU
@@ -180,14 +188,14 @@ void guestpv_index_online(unsigned int cpu, struct guestpv_entry *entry)
 		entry->offset = offset_of(slot, entry->ipa);
 		entry->epoch = old->epoch + 1;
 		what = old->epoch ? "restart" : "found";
+		seen[cpu] = look(entry);
+		note_word(entry, seen[cpu].word);
 	}
 
 	change_begin();
 	*old = *entry;
 	change_end();
 
-	if (!entry->fault)
-		seen[cpu] = look(entry);
 	if (what)
 		guestpv_event(what, cpu, entry->epoch, seen[cpu].word);
 
@@ -222,8 +230,12 @@ void guestpv_index_check(void)
 			continue;
 
 		now = look(entry);
-		if (now.word != seen[cpu].word)
+		if (now.word != seen[cpu].word) {
+			change_begin();
+			note_word(entry, now.word);
+			change_end();
 			guestpv_event("revision", cpu, entry->epoch, now.word);
+		}
 		if (now.word) {
 			/* Unknown, so the count is not interpreted. */
 			seen[cpu].word = now.word;

@@ -10,24 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from guestpv import layout
 from guestpv.cli.columns import objection
-from guestpv.cli.cpulist import listed
 from guestpv.cli.options import JsonOption, SourceOption
 from guestpv.cli.records import source_record, write
 from guestpv.cli.source import open_source
-from guestpv.layout import NOT_CALLED, Conduit, Fault, Origin, State
+from guestpv.cpulist import listed
+from guestpv.layout import CALLS, NOT_CALLED, Conduit, Fault, Origin, State
 from guestpv.names import name_of
 from guestpv.reader import Reader
-
-_CALLS = {
-    "arch_features": f"SMCCC_ARCH_FEATURES({layout.PV_TIME_FEATURES:#x})",
-    "features_self": f"PV_TIME_FEATURES({layout.PV_TIME_FEATURES:#x})",
-    "features_st": f"PV_TIME_FEATURES({layout.PV_TIME_ST:#x})",
-    "features_st_draft": f"PV_TIME_FEATURES({layout.PV_TIME_ST_DRAFT:#x})",
-    "st_return": "PV_TIME_ST",
-}
-"""The calls of discovery, in their order, by the field that has what they returned."""
+from guestpv.since import since_s, since_text
 
 _OWNERS = {
     Origin.NONE: "nobody",
@@ -52,14 +43,15 @@ def _record(reader: Reader) -> dict[str, Any]:
     record: dict[str, Any] = {"source": source_record(reader.source)}
     if reader.header is None or reader.entries is None:
         return record | {"smccc_version": None, "conduit": None, "cpus": None}
+    live = reader.source.kind == "device"  # an image's times are of another boot
     return record | {
         "smccc_version": _smccc_version(reader.header),
         "conduit": name_of(Conduit, reader.header["conduit"]),
-        "cpus": [_cpu_record(cpu, entry) for cpu, entry in enumerate(reader.entries)],
+        "cpus": [_cpu_record(cpu, entry, live) for cpu, entry in enumerate(reader.entries)],
     }
 
 
-def _cpu_record(cpu: int, entry: np.void) -> dict[str, Any]:
+def _cpu_record(cpu: int, entry: np.void, live: bool) -> dict[str, Any]:
     """null in place of what was not returned."""
     record = {
         "cpu": cpu,
@@ -68,10 +60,13 @@ def _cpu_record(cpu: int, entry: np.void) -> dict[str, Any]:
         "fault": name_of(Fault, entry["fault"]),
         "epoch": int(entry["epoch"]),
         "ipa": int(entry["ipa"]),
+        "revision": int(entry["revision"]),
+        "attributes": int(entry["attributes"]),
+        "unknown_since_s": since_s(entry) if live else None,
         "st_call": int(entry["st_call"]) or None,
     }
     asked = entry["state"] != State.ABSENT
-    for field in _CALLS:
+    for field in CALLS:
         returned = int(entry[field])
         record[field] = returned if asked and returned != NOT_CALLED else None
     return record
@@ -100,7 +95,7 @@ def _discovery(reader: Reader) -> Iterator[tuple[str, str]]:
     asked = np.flatnonzero(entries["state"] != State.ABSENT)
     conduit = name_of(Conduit, reader.header["conduit"]).upper()
     yield "SMCCC", f"version {_smccc_version(reader.header)}, by {conduit}"
-    for field, call in _CALLS.items():
+    for field, call in CALLS.items():
         yield call, _by_answer(asked, [_returned(entries[cpu], field) for cpu in asked])
     yield "owner", _by_answer(asked, [_OWNERS.get(entries[cpu]["origin"], "?") for cpu in asked])
 
@@ -132,7 +127,9 @@ def _structures(reader: Reader) -> Iterator[tuple[str, str]]:
     entries, rows = reader.entries.copy(), reader.snapshot()
 
     def condition(cpu: int) -> str:
-        return objection(rows[cpu]) or name_of(State, rows[cpu]["state"])
+        unknown = rows[cpu]["revision"] or rows[cpu]["attributes"]
+        since = since_text(entries[cpu]) if unknown and reader.source.kind == "device" else ""
+        return (objection(rows[cpu]) or name_of(State, rows[cpu]["state"])) + since
 
     for text, group in groupby(range(len(entries)), condition):
         cpus = list(group)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from guestpv.cli.cpulist import CpuList
+from guestpv.cpulist import CpuList
 
 MIN_INTERVAL_S = 0.01
 MAX_INTERVAL_S = 3600.0

@@ -38,6 +38,11 @@
 #define GUESTPV_PV_TIME_ST		0xc5000021U
 #define GUESTPV_PV_TIME_ST_DRAFT	0xc5000022U
 
+/* Numbers that must be refused: the last of PV-time's, and the 32-bit calls */
+#define GUESTPV_PV_TIME_UNDEFINED	0xc500003fU
+#define GUESTPV_PV_TIME_FEATURES_SMC32	0x85000020U
+#define GUESTPV_PV_TIME_ST_SMC32	0x85000021U
+
 /* In place of a return value: the call was not made. No call returns this. */
 #define GUESTPV_NOT_CALLED	(-0x7fffffffffffffffLL - 1)
 
@@ -156,9 +161,17 @@ struct guestpv_header {
  * @features_st: returned by PV_TIME_FEATURES(PV_TIME_ST)
  * @features_st_draft: returned by PV_TIME_FEATURES(PV_TIME_ST_DRAFT)
  * @st_return: returned by the last PV_TIME_ST
+ * @features_undefined: returned by PV_TIME_FEATURES(PV_TIME_UNDEFINED)
+ * @features_st_smc32: returned by PV_TIME_FEATURES(PV_TIME_ST_SMC32)
+ * @features_smc32: returned by PV_TIME_FEATURES_SMC32(PV_TIME_FEATURES)
+ * @since_ns: CLOCK_BOOTTIME at which the module first saw the next two
+ * @revision: the structure's revision when the module last looked
+ * @attributes: the structure's attributes when the module last looked
+ * @reserved2: zero
  *
- * The last five are the raw values of the CPU's x0 register, as signed numbers,
- * or GUESTPV_NOT_CALLED.
+ * The eight returned values are those of the CPU's x0 register, as signed
+ * numbers, or GUESTPV_NOT_CALLED. The last three are of calls that a hypervisor
+ * must refuse.
  */
 struct guestpv_entry {
 	__u8  state;
@@ -174,6 +187,13 @@ struct guestpv_entry {
 	__s64 features_st;
 	__s64 features_st_draft;
 	__s64 st_return;
+	__s64 features_undefined;
+	__s64 features_st_smc32;
+	__s64 features_smc32;
+	__u64 since_ns;
+	__u32 revision;
+	__u32 attributes;
+	__u64 reserved2[3];
 };
 
 /**

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestpv import NoSuchCpuError
-from guestpv.cli.cpulist import CpuList, listed
+from guestpv.cpulist import CpuList, listed
 
 
 @pytest.mark.parametrize(
