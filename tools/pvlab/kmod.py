@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The kernel module, built on this machine for a kernel of the lab."""
+"""Kernel modules, built on this machine for a kernel of the lab: guestpv's, and others."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +41,17 @@ def sources() -> list[Path]:
 
 def build(kernel: Kernel, *options: str) -> Build:
     """Build the module for a kernel; options are make's, such as `C=1` or `W=1`."""
+    return build_from(CHECKOUT / "kmod", sources(), "guestpv", kernel, *options)
+
+
+def build_from(
+    tree: Path, files: Sequence[Path], name: str, kernel: Kernel, *options: str
+) -> Build:
+    """Build the module `name` from files of a source tree."""
 
     def make(directory: Path) -> None:
-        for source in sources():
-            copy = directory / source.relative_to(CHECKOUT / "kmod")
+        for source in files:
+            copy = directory / source.relative_to(tree)
             copy.parent.mkdir(exist_ok=True)
             shutil.copy(source, copy)
         log = process.run(
@@ -52,6 +60,6 @@ def build(kernel: Kernel, *options: str) -> Build:
         )
         (directory / "build.log").write_text(log)
 
-    inputs: list[str | Path] = [Path(__file__), kernel.directory().name, *options, *sources()]
-    directory = artefact(f"kmod-{kernel.name}", inputs, make)
-    return Build(directory / "guestpv.ko", (directory / "build.log").read_text())
+    inputs: list[str | Path] = [Path(__file__), kernel.directory().name, *options, *files]
+    directory = artefact(f"{tree.name}-{kernel.name}", inputs, make)
+    return Build(directory / f"{name}.ko", (directory / "build.log").read_text())

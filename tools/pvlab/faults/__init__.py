@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: MIT
+"""What a hypervisor may do wrong, done on purpose: faults of the host, each over when it is."""
+
+from .hypercalls import HypercallFaults, WrongAnswer
+
+__all__ = ["HypercallFaults", "WrongAnswer"]
