@@ -20,18 +20,23 @@ _EMULATED_CPU = ("-cpu", "max,pauth-impdef=on", "-accel", "tcg,thread=multi")
 
 @dataclass(frozen=True, slots=True)
 class Hypervisor:
-    """Where the guest's QEMU runs, and how it executes the guest."""
+    """Where the guest's QEMU runs, and how it executes the guest, offering PV-time or not."""
 
     host: Site
     cpus: int
-    how: tuple[str, ...]
+    how: Callable[[bool], tuple[str, ...]]
 
 
 @contextmanager
-def kvm(run: Run, *, steal_time: bool) -> Iterator[Hypervisor]:
+def kvm(run: Run, *, virtual_time_stops: bool) -> Iterator[Hypervisor]:
     """Linux's KVM: this machine's, or that of an arm64 machine which QEMU emulates."""
-    cpu = "host" if steal_time else "host,kvm-steal-time=off"
-    how = ("-machine", "virt,gic-version=host", "-accel", "kvm", "-cpu", cpu)
+
+    def how(steal_time: bool) -> tuple[str, ...]:
+        cpu = "host" if steal_time else "host,kvm-steal-time=off"
+        if not virtual_time_stops:
+            cpu += ",kvm-no-adjvtime=on"
+        return ("-machine", "virt,gic-version=host", "-accel", "kvm", "-cpu", cpu)
+
     if platform.machine() == "aarch64" and os.access("/dev/kvm", os.R_OK | os.W_OK):
         yield Hypervisor(ThisMachine(), os.cpu_count() or 1, how)
         return
@@ -43,7 +48,7 @@ def kvm(run: Run, *, steal_time: bool) -> Iterator[Hypervisor]:
         kernel("stock-6.1"),
         ("-machine", "virt,virtualization=on,gic-version=3", *_EMULATED_CPU),
         cpus=2,
-        memory="2G",
+        memory_mb=2048,
         shares=(cache_dir(), run.directory),
     )
     try:
@@ -55,9 +60,10 @@ def kvm(run: Run, *, steal_time: bool) -> Iterator[Hypervisor]:
 
 
 @contextmanager
-def none(run: Run, *, steal_time: bool) -> Iterator[Hypervisor]:
+def none(run: Run, *, virtual_time_stops: bool) -> Iterator[Hypervisor]:
     """Plain emulation: a guest whose firmware has never heard of PV-time."""
-    yield Hypervisor(ThisMachine(), 0, ("-machine", "virt,gic-version=3", *_EMULATED_CPU))
+    how = ("-machine", "virt,gic-version=3", *_EMULATED_CPU)
+    yield Hypervisor(ThisMachine(), 0, lambda steal_time: how)
 
 
 HYPERVISORS: dict[str, Callable[..., AbstractContextManager[Hypervisor]]] = {

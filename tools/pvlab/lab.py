@@ -2,18 +2,26 @@
 """A lab: a guest, and the hypervisor that serves it, from `with` to the end of its block."""
 
 import subprocess
+import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from itertools import count
 from typing import Self, cast
 
-from . import prepare
+from . import account, migration, prepare
 from . import run as runs
 from .contention import Contention
 from .errors import LabError
-from .hypervisor import HYPERVISORS
+from .faults import HypercallFaults, WrongAnswer
+from .faults.hypercalls import ANY
+from .faults.memory import CREEPING_COUNT, FLIPPING_REVISION, STRUCTURE, TEARING_COUNT, GuestMemory
+from .hypervisor import HYPERVISORS, Hypervisor
 from .kernels import kernel
 from .machine import Machine
 from .progress import step
+from .run import Run
+
+SAVED = "/dev/shm/guestpv-lab"  # on the host, in memory
 
 
 class Lab:
@@ -25,6 +33,8 @@ class Lab:
     steal_time: whether the hypervisor offers PV-time to the guest
     hypervisor: by its name in HYPERVISORS; `none` is a guest under plain emulation
     load: whether to load the module, before any time is taken
+    memory_mb: how much the guest has; the less, the sooner it is moved
+    virtual_time_stops: whether the guest's clocks stand still while it is paused, as QEMU has it
     """
 
     def __init__(
@@ -36,6 +46,8 @@ class Lab:
         steal_time: bool = True,
         hypervisor: str = "kvm",
         load: bool = False,
+        memory_mb: int = 768,
+        virtual_time_stops: bool = True,
     ) -> None:
         self._kernel = kernel
         self._vcpus = vcpus
@@ -43,6 +55,9 @@ class Lab:
         self._steal_time = steal_time
         self._hypervisor = hypervisor
         self._load = load
+        self._memory_mb = memory_mb
+        self._virtual_time_stops = virtual_time_stops
+        self._states = count()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -54,16 +69,16 @@ class Lab:
             run = runs.begin()
             stack.callback(run.end)
             serve = HYPERVISORS[self._hypervisor]
-            served = stack.enter_context(serve(run, steal_time=self._steal_time))
-            self.host = served.host
-            self.guest = Machine(
-                "guest", run, self.host, chosen, served.how, cpus=self._vcpus, memory="768M"
-            )
+            served = stack.enter_context(serve(run, virtual_time_stops=self._virtual_time_stops))
+            self.host, self._how = served.host, served.how
+            self.guest = self._machine(run, served)
             stack.callback(self.guest.stop)
             with step(f"booting the guest: {self._kernel}, {self._vcpus} vCPUs"):
                 self.guest.start()
             if self._load:
                 self._load_module()
+            self._memory = GuestMemory(self.host, self.qmp)
+            self._hypercalls = HypercallFaults(self.host)
             self._contention = Contention(self.host, served.cpus)
             self.steal(self._steal)
             self._stack = stack.pop_all()
@@ -71,6 +86,19 @@ class Lab:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _machine(self, run: Run, served: Hypervisor) -> Machine:
+        return Machine(
+            "guest",
+            run,
+            served.host,
+            kernel(self._kernel),
+            served.how(self._steal_time),
+            cpus=self._vcpus,
+            memory_mb=self._memory_mb,
+            forwards=[account.offered(run)] if served.cpus else [],
+            environment=account.ENVIRONMENT if served.cpus else {},
+        )
 
     def _load_module(self) -> None:
         with step("loading the module"):
@@ -99,14 +127,89 @@ class Lab:
         lines = self.host.run(["cat", *files]).stdout.splitlines()
         return [int(line.split()[1]) for line in lines]
 
+    # What the guest's memory holds, and what a hypervisor writes there that should not.
+
+    def read_guest_memory(self, ipa: int, size: int) -> bytes:
+        """Read what the guest sees at physical address `ipa`."""
+        return self._memory.read(ipa, size)
+
     def write_guest_memory(self, ipa: int, content: bytes) -> None:
         """Write where the guest sees physical address `ipa`, as a faulty hypervisor would."""
-        cpus = cast(list[dict[str, int]], self.qmp("query-cpus-fast"))
-        answer = str(self.qmp("human-monitor-command", command_line=f"gpa2hva {ipa:#x}"))
-        if " is 0x" not in answer:
-            raise LabError(f"nothing to write to at {ipa:#x}: {answer.strip()}")
-        address = int(answer.split(" is ")[1], 16)
-        program = "import sys; f = open(sys.argv[1], 'r+b', 0); f.seek(int(sys.argv[2])); "
-        program += f"f.write({content!r})"
-        memory = f"/proc/{cpus[0]['thread-id']}/mem"
-        self.host.run(["python3", "-c", program, memory, str(address)]).check_returncode()
+        self._memory.write(ipa, content)
+
+    def writing(
+        self, ipa: int, program: str, *, size: int = STRUCTURE
+    ) -> AbstractContextManager[None]:
+        """Have a Python program on the host write at `ipa` for as long as this lasts.
+
+        It calls `write(offset, content)` and `read(offset, size)`, and goes on for ever. At the
+        end the first `size` bytes at `ipa` are what they were at the beginning.
+        """
+        return self._memory.writing(ipa, program, size)
+
+    def flipping_revision(self, ipa: int) -> AbstractContextManager[None]:
+        """The structure's revision is 1 and 0 in turn, as fast as the host can."""
+        return self.writing(ipa, FLIPPING_REVISION, size=4)
+
+    def tearing_count(self, ipa: int, *, by_ns: int = 1 << 31) -> AbstractContextManager[None]:
+        """The count goes on in steps, written as two halves: too low between the two at times."""
+        return self.writing(ipa, TEARING_COUNT.format(by_ns=by_ns))
+
+    def creeping_count(self, ipa: int, *, by_ns: int) -> AbstractContextManager[None]:
+        """The count goes on in steps that nobody has stolen, as fast as the host can."""
+        return self.writing(ipa, CREEPING_COUNT.format(by_ns=by_ns))
+
+    # Hypercalls that are not answered as they should be.
+
+    def answering(
+        self, *, call: int, answer: int, arg: int | None = None, vcpu: int | None = None
+    ) -> AbstractContextManager[None]:
+        """A hypercall is answered with `answer`; of any argument and any vCPU if none is given."""
+        any_arg, any_vcpu = (ANY if each is None else each for each in (arg, vcpu))
+        return self._hypercalls.answering(WrongAnswer(call, any_arg, any_vcpu, answer))
+
+    def frozen(self, *, vcpu: int | None = None) -> AbstractContextManager[None]:
+        """The count of a vCPU, or of all, does not move; afterwards it makes up for it at once."""
+        return self._hypercalls.masking("freeze", vcpu)
+
+    def not_restarting(self, *, vcpu: int | None = None) -> AbstractContextManager[None]:
+        """The count of a vCPU, or of all, goes on when PV_TIME_ST is called, as when one comes."""
+        return self._hypercalls.masking("keep", vcpu)
+
+    # The guest is held, saved, and moved.
+
+    def pause(self, seconds: float) -> None:
+        """Hold the guest for a while."""
+        self.qmp("stop")
+        time.sleep(seconds)
+        self.qmp("cont")
+
+    def save(self) -> str:
+        """Save the guest as it is now, and let it go on. Return a name for `restore`."""
+        state = self._save()
+        self.qmp("cont")
+        return state
+
+    def restore(self, state: str, *, steal_time: bool | None = None) -> None:
+        """End the guest that runs, and go on with one that was saved; as often as you like."""
+        self.guest.quit()
+        offered = self._steal_time if steal_time is None else steal_time
+        self.guest.resume(state, self._how(offered))
+
+    def move(self, *, steal_time: bool | None = None) -> None:
+        """Move the guest to another QEMU, which offers PV-time or not; else as it is now.
+
+        Raises LabError with QEMU's words if that does not accept it. The guest is gone then.
+        """
+        state = self._save()
+        try:
+            self.restore(state, steal_time=steal_time)
+        finally:
+            self.host.run(["rm", "-f", state]).check_returncode()
+
+    def _save(self) -> str:
+        """Save the guest, which stands still then."""
+        state = f"{SAVED}/{next(self._states)}"
+        self.host.run(["mkdir", "-p", SAVED]).check_returncode()
+        migration.save(self.guest, state)
+        return state

@@ -7,10 +7,11 @@ It is a site itself: a host for guests is a machine in whose QEMU-emulated EL2 a
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
+from qemu.qmp import QMPError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from .errors import LabError
@@ -31,6 +32,8 @@ class Machine:
     """One machine. `how` is how its QEMU executes it: the arguments for board, CPU, accelerator.
 
     `shares` are directories of this machine that it sees under the paths that they have here.
+    `forwards` are ways out of its network, as QEMU's -netdev wants them, and `environment` is
+    what its commands find in theirs.
     """
 
     def __init__(
@@ -42,8 +45,10 @@ class Machine:
         how: Sequence[str],
         *,
         cpus: int,
-        memory: str,
+        memory_mb: int,
         shares: Sequence[Path] = (),
+        forwards: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.cpus = cpus
@@ -51,8 +56,10 @@ class Machine:
         self._site = site
         self._kernel = kernel
         self._how = how
-        self._memory = memory
+        self._memory_mb = memory_mb
         self._shares = shares
+        self._forwards = forwards
+        self._environment = environment or {}
         self._console = run.directory / f"{name}.console"
         self._messages = run.directory / f"{name}.qemu"
         self._qemu: subprocess.Popen[bytes] | None = None
@@ -61,22 +68,44 @@ class Machine:
 
     def start(self, timeout: float = 180) -> None:
         """Boot. It takes commands when this returns."""
-        where, self._monitor = self._site.monitor(self._run.directory / f"{self.name}.qmp")
-        qemu = ["qemu-system-aarch64", *self._how, "-qmp", f"{where},server=on,wait=off"]
-        with self._messages.open("wb") as messages:
-            self._qemu = self._site.popen([*qemu, *self._arguments()], messages)
+        self._launch()
         self._wait_until_ready(timeout)
-
-        table = self.qmp("human-monitor-command", command_line="info usernet")
-        found = re.findall(r"HOST_FORWARD\S*\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)", str(table))
-        self._ports = {int(own): self._site.reach(int(port)) for port, own in found}
-        self._ssh = Ssh(self._run.directory, self.name, self._ports[22])
-        self._ssh.connect()
+        self._connect()
         for tag, path in enumerate(self._shares):
             self.run(["mkdir", "-p", str(path)]).check_returncode()
             options = "version=9p2000.L,msize=524288"
             mount = ["mount", "-t", "9p", "-o", options, f"share{tag}", str(path)]
             self.run(mount).check_returncode()
+
+    def resume(self, state: str, how: Sequence[str]) -> None:
+        """Go on from a file that `migration.save` wrote, under a new QEMU."""
+        self._how = how
+        self._launch("-incoming", f"exec:cat {state}")
+        self._wait_until_loaded()
+        self.qmp("cont")
+        self._connect()
+
+    def quit(self) -> None:
+        """End its QEMU, and wait until the ports that it had are free again."""
+        if self._ssh and self._ssh.master:
+            self._ssh.master.kill()
+            self._ssh.master.wait()
+        if self._qemu and self.is_alive():
+            self.qmp("quit")
+            self._qemu.wait()
+
+    def _launch(self, *more: str) -> None:
+        where, self._monitor = self._site.monitor(self._run.directory / f"{self.name}.qmp")
+        qemu = ["qemu-system-aarch64", *self._how, "-qmp", f"{where},server=on,wait=off"]
+        with self._messages.open("wb") as messages:
+            self._qemu = self._site.popen([*qemu, *self._arguments(), *more], messages)
+
+    def _connect(self) -> None:
+        table = self.qmp("human-monitor-command", command_line="info usernet")
+        found = re.findall(r"HOST_FORWARD\S*\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)", str(table))
+        self._ports = {int(own): self._site.reach(int(port)) for port, own in found}
+        self._ssh = Ssh(self._run.directory, self.name, self._ports[22], self._environment)
+        self._ssh.connect()
 
     def stop(self) -> None:
         """Pull the plug."""
@@ -165,7 +194,7 @@ class Machine:
 
     def _arguments(self) -> list[str]:
         """What QEMU is to know of every machine, however it is executed."""
-        forwards = [f"hostfwd=tcp:{self._site.listener()}-:22"]
+        forwards = [f"hostfwd=tcp:{self._site.listener()}-:22", *self._forwards]
         if self._shares:
             forwards += [f"hostfwd=tcp:127.0.0.1:0-:{port}" for port in (GUEST_SSH, GUEST_MONITOR)]
         words = f"lab.name={self.name} lab.key={self._run.public_key}"
@@ -173,11 +202,14 @@ class Machine:
             words += " lab.shares"
         arguments = [
             *("-nodefaults", "-display", "none", "-no-reboot"),
-            *("-smp", str(self.cpus), "-m", self._memory),
+            *("-name", f"{self.name},debug-threads=on"),
+            *("-pidfile", str(self._run.directory / f"{self.name}.pid")),
+            *("-smp", str(self.cpus), "-m", f"{self._memory_mb}M"),
             *("-kernel", str(self._kernel.directory() / "Image")),
             *("-initrd", str(initrd(self._kernel))),
             *("-append", f"console=ttyAMA0 panic=-1 loglevel=4 {words}"),
-            *("-chardev", f"file,id=console,path={self._console}", "-serial", "chardev:console"),
+            *("-chardev", f"file,id=console,path={self._console},append=on"),
+            *("-serial", "chardev:console"),
             *("-device", "virtio-rng-device"),
             *("-netdev", ",".join(("user,id=net,restrict=on", *forwards))),
             *("-device", "virtio-net-device,netdev=net"),
@@ -197,6 +229,18 @@ class Machine:
             if time.monotonic() > deadline:
                 raise self.failure(f"it did not boot within {timeout:.0f} s")
             time.sleep(0.05)
+
+    def _wait_until_loaded(self) -> None:
+        """Return when a QEMU that was started with -incoming has read all of it."""
+        while True:
+            try:
+                status = cast(dict[str, str], self.qmp("query-status"))["status"]
+            except (OSError, QMPError):
+                status = "inmigrate"  # it does not listen yet, or no longer
+            if status != "inmigrate":
+                return
+            if not self.is_alive(patience=0.1):
+                raise self.failure("its saved state was not accepted")
 
 
 def _is_running(process: subprocess.Popen[bytes] | None, patience: float = 0) -> bool:

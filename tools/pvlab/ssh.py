@@ -4,7 +4,7 @@
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .errors import LabError
@@ -16,9 +16,12 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Ssh:
     """A connection to one machine. Its master is the process that holds it."""
 
-    def __init__(self, directory: Path, name: str, port: int) -> None:
+    def __init__(
+        self, directory: Path, name: str, port: int, environment: Mapping[str, str]
+    ) -> None:
         self.master: subprocess.Popen[bytes] | None = None
         self._name = name
+        self._environment = [f"{name}={value}" for name, value in environment.items()]
         self._control = directory / f"{name}.ssh"
         self._options = [
             "-q",
@@ -35,6 +38,7 @@ class Ssh:
 
     def connect(self, timeout: float = 60) -> None:
         """Log in. The machine takes commands when this returns."""
+        self._control.unlink(missing_ok=True)
         self.master = subprocess.Popen(
             bound(["ssh", "-M", "-N", *self._options]),
             stdin=subprocess.DEVNULL,
@@ -49,5 +53,5 @@ class Ssh:
 
     def argv(self, command: Sequence[str], *, pty: bool = False) -> list[str]:
         """The command line, on this machine, of a command on that one."""
-        remote = f"PATH={PATH} exec {shlex.join(['env', *command])}"
+        remote = f"PATH={PATH} exec {shlex.join(['env', *self._environment, *command])}"
         return bound(["ssh", "-tt" if pty else "-T", *self._options, remote])
