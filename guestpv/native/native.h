@@ -4,13 +4,15 @@
  * hypervisor and the index with the kernel module, and both write while we read.
  *
  *   pages.c    the protocol of guestpv.h: index, ordered loads, snapshot
+ *   observer.c a thread that looks at the clock and at a count, for a while
  *   file.c     mapped files that are cut short
  *   mapping.c  the memory itself, for as long as somebody looks at it
  *   reading.c  what one read gave
  *   reader.c   the reads, for Python
  *
  * All is done with the GIL held, also a snapshot: handing the GIL over would take
- * longer. It is let go only to wait for an index that is being changed.
+ * longer. It is let go only to wait for an index that is being changed, and for
+ * the observer, which is meant to last.
  */
 #ifndef GUESTPV_NATIVE_H
 #define GUESTPV_NATIVE_H

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "observer.h"
+
 #define NAP_NS 1000000
 #define MAX_NAPS 1000
 
@@ -163,6 +165,61 @@ static PyObject *reader_fill(PyObject *self, PyObject *rows)
 	return NULL;
 }
 
+/*
+ * _observe(cpu, other, duration_ns, gap_ns, stop): the bytes of an observation. It
+ * lasts, so it runs without the GIL, on an index decoded for it alone.
+ */
+static PyObject *reader_observe(PyObject *self, PyObject *args)
+{
+	struct reader *reader = (struct reader *)self;
+	struct observation observation;
+	struct mapping *mapping;
+	struct errand errand;
+	struct pages pages;
+	unsigned long long duration_ns, gap_ns;
+	enum outcome outcome;
+	Py_buffer stop;
+
+	if (!PyArg_ParseTuple(args, "IIKKy*", &errand.cpu, &errand.other, &duration_ns, &gap_ns,
+			      &stop))
+		return NULL;
+	errand.duration_ns = duration_ns;
+	errand.gap_ns = gap_ns;
+	errand.stop = stop.buf;
+	if (!is_open(reader))
+		goto release_stop;
+	if (errand.cpu >= reader->pages.header.nr_entries ||
+	    errand.other >= reader->pages.header.nr_entries || !stop.len) {
+		PyErr_SetString(PyExc_ValueError, "no such CPU, or nothing to stop it by");
+		goto release_stop;
+	}
+	mapping = reader->mapping;
+	/* A file's witness is the reader's own; the reader finds out afterwards what became of it. */
+	if (!pages_init(&pages, mapping->base, NULL, &reader->pages.header)) {
+		PyErr_NoMemory();
+		goto release_stop;
+	}
+
+	Py_INCREF(mapping); /* it outlasts a close() meanwhile */
+	Py_BEGIN_ALLOW_THREADS
+	outcome = observe(&pages, &errand, &observation);
+	Py_END_ALLOW_THREADS
+	Py_DECREF(mapping);
+	PyBuffer_Release(&stop);
+	pages_exit(&pages);
+
+	if (outcome != OK) {
+		reader->pages.bad_cpu = pages.bad_cpu;
+		refuse_outcome(reader, outcome);
+		return NULL;
+	}
+	return PyBytes_FromStringAndSize((const char *)&observation, sizeof(observation));
+
+release_stop:
+	PyBuffer_Release(&stop);
+	return NULL;
+}
+
 /* _map(fd, header): the caller has checked the header, and can say what is wrong with it. */
 static PyObject *reader_map(PyObject *self, PyTypeObject *reader_type, PyObject *const *args,
 			    Py_ssize_t nargs, PyObject *kwnames)
@@ -232,6 +289,7 @@ static PyMethodDef reader_methods[] = {
 	  METH_METHOD | METH_FASTCALL | METH_KEYWORDS, NULL },
 	{ "close", reader_close, METH_NOARGS, NULL },
 	{ "_fill", reader_fill, METH_O, NULL },
+	{ "_observe", reader_observe, METH_VARARGS, NULL },
 	{ "_map", (PyCFunction)(void (*)(void))reader_map,
 	  METH_METHOD | METH_FASTCALL | METH_KEYWORDS, NULL },
 	{ NULL },

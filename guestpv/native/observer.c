@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT */
+#include "observer.h"
+
+#include <stdbool.h>
+#include <time.h>
+
+#define OTHER_EVERY 16 /* looks at the own count for one at another's */
+
+/* The clocks of host and guest are one counter, rounded differently. */
+#define SLACK_NS 1000
+#define SLACK_PART 1000
+
+/* A count between two looks at the clock: it was read in [.before_ns, next look's .before_ns] */
+struct look {
+	uint64_t before_ns;
+	uint64_t count;
+	uint32_t epoch;
+};
+
+struct observer {
+	const struct errand *errand;
+	struct observation *sum;
+	struct look last; /* the last count that may be interpreted */
+	bool have_last;
+	uint64_t last_grown_ns; /* in the step that ended with .last */
+	bool last_leapt;
+	uint64_t before_last; /* the count before .last */
+	uint64_t open_gap_ns; /* ended with .last's step; what was stolen in it is not all known yet */
+	struct sight other;
+};
+
+static uint64_t raw_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_RAW, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+static void decreased(struct observer *observer, uint64_t count)
+{
+	struct observation *sum = observer->sum;
+
+	if (!sum->decreases++) {
+		sum->decrease_from_ns = observer->last.count;
+		sum->decrease_to_ns = count;
+	}
+	/* Up by more than can be, and back: half of another value, or one that was taken back. */
+	if (observer->last_leapt && count >= observer->before_last && !sum->spikes++)
+		sum->spike_ns = observer->last.count;
+}
+
+static bool leapt(struct observation *sum, uint64_t grown_ns, uint64_t bracket_ns)
+{
+	uint64_t possible_ns = bracket_ns + bracket_ns / SLACK_PART + SLACK_NS;
+
+	if (grown_ns <= possible_ns)
+		return false;
+	sum->leaps++;
+	if (grown_ns - possible_ns > sum->leap_ns) {
+		sum->leap_ns = grown_ns - possible_ns;
+		sum->leap_within_ns = bracket_ns;
+	}
+	return true;
+}
+
+/* What was stolen in a gap is in the count before its end, or in the one after. */
+static void close_gap(struct observer *observer, uint64_t grown_ns)
+{
+	struct observation *sum = observer->sum;
+	uint64_t gap_ns = observer->open_gap_ns;
+	uint64_t stolen_ns = observer->last_grown_ns + grown_ns;
+
+	if (gap_ns > sum->longest_ns)
+		sum->longest_ns = gap_ns;
+	if (gap_ns > stolen_ns && gap_ns - stolen_ns > sum->unaccounted_ns)
+		sum->unaccounted_ns = gap_ns - stolen_ns;
+	observer->open_gap_ns = 0;
+}
+
+/*
+ * From the last count to this one. The clock was looked at before the last
+ * (.last.before_ns), between the two (@now.before_ns) and after this (@after_ns).
+ */
+static void step(struct observer *observer, const struct look *now, uint64_t after_ns)
+{
+	struct observation *sum = observer->sum;
+	uint64_t bracket_ns = after_ns - observer->last.before_ns;
+	uint64_t interval_ns = after_ns - now->before_ns;
+	uint64_t gap_ns = observer->errand->gap_ns;
+	uint64_t grown_ns = 0;
+	bool leap = false;
+
+	if (bracket_ns < sum->step_ns)
+		sum->step_ns = bracket_ns;
+	if (now->count < observer->last.count) {
+		decreased(observer, now->count);
+	} else {
+		grown_ns = now->count - observer->last.count;
+		leap = leapt(sum, grown_ns, bracket_ns);
+		sum->advances += grown_ns > 0;
+	}
+	/* What can't be is not added to what was. */
+	if (leap)
+		grown_ns = 0;
+
+	if (interval_ns >= gap_ns || observer->open_gap_ns)
+		sum->gaps_stolen_ns += grown_ns;
+	else
+		sum->quiet_stolen_ns += grown_ns;
+	if (observer->open_gap_ns)
+		close_gap(observer, grown_ns);
+	if (interval_ns >= gap_ns) {
+		sum->gaps++;
+		sum->gaps_ns += interval_ns;
+		observer->open_gap_ns = interval_ns;
+	} else {
+		sum->quiet_ns += interval_ns;
+	}
+	observer->last_grown_ns = grown_ns;
+	observer->last_leapt = leap;
+	observer->before_last = observer->last.count;
+}
+
+static void begin_anew(struct observer *observer)
+{
+	observer->have_last = false;
+	observer->open_gap_ns = 0;
+	observer->last_grown_ns = 0;
+	observer->last_leapt = false;
+}
+
+static void take(struct observer *observer, const struct sight *sight, uint64_t before_ns,
+		 uint64_t after_ns)
+{
+	struct look now = { before_ns, sight->stolen_ns, sight->epoch };
+	struct observation *sum = observer->sum;
+
+	if (!sight->present || sight->word) {
+		sum->absent += !sight->present;
+		if (sight->word && !sum->unknown++)
+			sum->unknown_word = sight->word;
+		begin_anew(observer);
+		return;
+	}
+	if (observer->have_last && now.epoch != observer->last.epoch) {
+		sum->restarts++;
+		begin_anew(observer);
+	}
+	if (observer->have_last)
+		step(observer, &now, after_ns);
+	else if (!sum->looks)
+		sum->first_ns = now.count;
+	observer->last = now;
+	observer->have_last = true;
+	sum->last_ns = now.count;
+	sum->looks++;
+}
+
+static enum outcome look_at_other(struct observer *observer, struct pages *pages)
+{
+	struct observation *sum = observer->sum;
+	struct sight now, *last = &observer->other;
+	enum outcome outcome = pages_read(pages, observer->errand->other, &now);
+
+	if (outcome != OK)
+		return outcome;
+	if (now.present && !now.word) {
+		sum->other_looks++;
+		if (last->present && last->epoch == now.epoch) {
+			sum->other_advances += now.stolen_ns > last->stolen_ns;
+			sum->other_decreases += now.stolen_ns < last->stolen_ns;
+		}
+		*last = now;
+	}
+	return OK;
+}
+
+enum outcome observe(struct pages *pages, const struct errand *errand,
+		     struct observation *observation)
+{
+	struct observer observer = { .errand = errand, .sum = observation };
+	uint64_t before_ns = raw_ns(), until_ns = before_ns + errand->duration_ns;
+	enum outcome outcome = OK;
+
+	*observation = (struct observation) {
+		.cpu = errand->cpu,
+		.other = errand->other,
+		.began_ns = before_ns,
+		.step_ns = UINT64_MAX,
+	};
+	for (uint64_t round = 1; before_ns < until_ns && !*errand->stop; round++) {
+		struct sight sight;
+		uint64_t after_ns;
+
+		outcome = pages_read(pages, errand->cpu, &sight);
+		after_ns = raw_ns();
+		if (outcome == OK)
+			take(&observer, &sight, before_ns, after_ns);
+		before_ns = after_ns;
+		if (outcome == OK && round % OTHER_EVERY == 0)
+			outcome = look_at_other(&observer, pages);
+		if (outcome == BUSY)
+			observation->busy++;
+		else if (outcome != OK)
+			return outcome;
+	}
+	observation->ended_ns = before_ns;
+	return OK;
+}

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""A pinned thread on each vCPU that does nothing but look at the clock and at the vCPU's count.
+
+Time that passes between two looks was taken from the thread, and whatever the count grew by must
+fit into it. So a guest can judge its hypervisor's account without anybody's word on the host.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from guestpv.mapped import MappedReader
+
+OBSERVATION = np.dtype(
+    [
+        (name, np.uint64)
+        for name in (
+            *("cpu", "other", "began_ns", "ended_ns", "looks", "step_ns"),
+            *("first_ns", "last_ns", "advances"),
+            *("decreases", "decrease_from_ns", "decrease_to_ns"),
+            *("leaps", "leap_ns", "leap_within_ns", "spikes", "spike_ns"),
+            *("unknown", "unknown_word", "absent", "busy", "restarts"),
+            *("gaps", "gaps_ns", "gaps_stolen_ns", "longest_ns", "unaccounted_ns"),
+            *("quiet_ns", "quiet_stolen_ns"),
+            *("other_looks", "other_advances", "other_decreases", "waited_ns"),
+        )
+    ]
+)
+"""What one thread saw. All figures are numbers of looks, or nanoseconds of CLOCK_MONOTONIC_RAW.
+
+==================  ==============================================================================
+``cpu, other``      the vCPU that the thread was pinned to, and the one it looked at now and then
+``began, ended``    when
+``looks``           how often it saw a count that may be interpreted
+``step_ns``         the shortest time from before one look to after the next: the error
+``first, last``     the counts at both ends
+``advances``        how often the count grew
+``decreases``       how often it was lower than before in the same epoch; the first: from, to
+``leaps``           how often it grew by more than the time that passed; the worst: by how much
+                    more (``leap_ns``) than the ``leap_within_ns`` that passed
+``spikes``          how often it leapt up and was back at the next look; the first: up to what
+``unknown``         looks at a revision or attributes that are not 0; the first of them as a word
+``absent``          looks that found no structure
+``busy``            looks that did not succeed because what was looked at kept changing
+``restarts``        new epochs
+``gaps``            times between two looks that were *gap_ns* or longer: how many, all together,
+                    what the count grew by in them, the longest, and the most of one for which
+                    the count did not account
+``quiet``           the other times, and what the count grew by in them
+``other_``          looks at the other vCPU's count; how often that grew, or was lower than before
+``waited_ns``       how long the thread waited for its vCPU while something else of the guest ran
+==================  ==============================================================================
+"""
+
+GAP_NS = 10_000
+"""Below this, what takes time from a thread can't have been the host running something else."""
+
+Observations = npt.NDArray[np.void]
+"""An array of `OBSERVATION` rows."""
+
+
+def observe(
+    reader: MappedReader,
+    cpus: Sequence[int],
+    seconds: float,
+    progress: Callable[[], None] = lambda: None,
+    *,
+    gap_ns: int = GAP_NS,
+) -> Observations:
+    """Keep each of *cpus* busy for so long. Returns an array of `OBSERVATION`, a row for each.
+
+    Each thread also looks at the next vCPU's count. *progress* is called a few times a second; what
+    it raises ends the observation at once. Raises what `Reader.read` does, and OSError if a thread
+    can't be pinned.
+    """
+    stop = bytearray(1)
+    errors: list[BaseException] = []
+    rows = np.zeros(len(cpus), OBSERVATION)
+
+    def look(row: int, cpu: int, other: int) -> None:
+        try:
+            os.sched_setaffinity(0, {cpu})  # of this thread alone
+            waited_ns = _waited_ns()
+            seen = reader._observe(cpu, other, int(seconds * 1e9), gap_ns, stop)
+            rows[row] = (*np.frombuffer(seen, np.uint64), _waited_ns() - waited_ns)
+        except BaseException as error:
+            errors.append(error)
+
+    others = [*cpus[1:], *cpus[:1]]
+    threads = [
+        threading.Thread(target=look, args=(row, cpu, other), name=f"observer of cpu{cpu}")
+        for row, (cpu, other) in enumerate(zip(cpus, others, strict=True))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        while any(thread.is_alive() for thread in threads):
+            progress()
+            time.sleep(0.1)
+    finally:
+        stop[0] = 1
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
+    return rows
+
+
+def _waited_ns() -> int:
+    """How long this thread has waited in the guest's own run queue."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+    except OSError:
+        return 0  # CONFIG_SCHEDSTATS is not in every kernel
