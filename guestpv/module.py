@@ -98,6 +98,11 @@ def load(path: Path | None = None, say: Callable[[str], None] = lambda _: None) 
     return Loaded(module, ready is None, adopt_offset)
 
 
+def find(say: Callable[[str], None] = lambda _: None) -> Path:
+    """The module that load() would take. Raises ModuleError if there is none and none is built."""
+    return _installed() or build(say)
+
+
 def unload() -> bool:
     """Remove the module; False if it is not there. Raises BusyError while it is in use."""
     if not _LOADED.exists():

@@ -12,6 +12,7 @@ import typer
 from guestpv.cli.info import info
 from guestpv.cli.load import load, unload
 from guestpv.cli.read import read
+from guestpv.cli.validate import validate
 from guestpv.cli.watch import watch
 from guestpv.errors import Error
 
@@ -19,7 +20,8 @@ _EPILOG = """\
 Exit codes, the same for every command:  0 done;  1 unexpected error, or the output could not be
 written;  2 wrong usage;  3 nothing to read from;  4 not permitted;  5 device or page image of
 another format;  6 no such CPU;  7 no structure, or one that must not be interpreted;  8 busy;
-9 the module could not be loaded or unloaded;  10 no PV-time on this machine.
+9 the module could not be loaded or unloaded;  10 no PV-time on this machine;  11 a check of
+validate failed;  128 and more: ended by a signal.
 
 An error is one line on stderr, 'guestpv: WHAT. WHY: WHAT TO DO.', or with --json one object.
 """
@@ -37,6 +39,7 @@ app.command()(load)
 app.command()(unload)
 app.command()(read)
 app.command()(watch)
+app.command()(validate)
 
 
 def _print_version(wanted: bool) -> None:

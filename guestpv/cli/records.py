@@ -14,12 +14,23 @@ guestpv.read/1, one object:
 
 guestpv.info/1, one object; null for what is not there, or was not called:
     source, smccc_version (as in "1.1"), conduit (none, smc, hvc)
-    cpus            of each: cpu, state, origin, fault, epoch, ipa, st_call, and what the calls
-                    returned, as signed numbers: arch_features, features_self, features_st,
-                    features_st_draft, st_return
+    cpus            of each: cpu, state, origin, fault, epoch, ipa, st_call; revision and
+                    attributes as the module last saw them, unknown_since_s (Unix time, if one is
+                    not 0); and what the calls returned, as signed numbers: arch_features,
+                    features_self, features_st, features_st_draft, features_undefined,
+                    features_st_smc32, features_smc32, st_return
 
 guestpv.load/1, guestpv.unload/1, one object:
     changed         whether anything was to be done; load has also module, built, adopt_offset
+
+guestpv.validate/1, one object:
+    source, kernel (uname -r), duration_s
+    passed, warned, failed, skipped: how many checks
+    checks          of each: id, group, promise, clause, effect (nothing, load, hotplug, suspend,
+                    reload), verdict (pass, warn, fail, skip), text, advice, figures (names carry
+                    units; which there are depends on the check), duration_s
+
+guestpv.checks/1, one object: what the checks are, for validate --list
 
 guestpv.watch/1, an object a line, one for each interval:
     interval_ns     how long it was; watched_ns: all intervals together

@@ -152,7 +152,7 @@ OFFSETS = [
 
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_structure_outside_the_image(path: Path, offset: int) -> None:
-    poke(path, 64 + 64 + ENTRY["offset"], offset, 4)
+    poke(path, 64 + layout.ENTRY.itemsize + ENTRY["offset"], offset, 4)
     with guestpv.open(path) as reader:
         for read in reads(reader):
             with pytest.raises(guestpv.FormatError, match=f"cpu1.*{offset:#x}"):
@@ -177,7 +177,7 @@ def test_index_of_any_bytes(whole: bytes, scratch: Path, data: st.DataObject) ->
     """Nothing that an index can say makes the reader touch what is not its own."""
     scratch.write_bytes(whole)
     with guestpv.open(scratch) as reader:
-        changes = st.tuples(st.integers(16, 64 + 2 * 64 - 1), st.binary(min_size=1, max_size=8))
+        changes = st.tuples(st.integers(16, 64 + 2 * layout.ENTRY.itemsize - 1), st.binary(min_size=1, max_size=8))
         for offset, change in data.draw(st.lists(changes, min_size=1, max_size=4)):
             with scratch.open("r+b") as file:
                 file.seek(offset)

@@ -43,6 +43,12 @@ INFO_CPU = {
     "features_self",
     "features_st",
     "features_st_draft",
+    "features_undefined",
+    "features_st_smc32",
+    "features_smc32",
+    "revision",
+    "attributes",
+    "unknown_since_s",
     "st_return",
 }
 

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: MIT
+"""guestpv validate: can this hypervisor's stolen time be trusted?"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from guestpv.cli.options import JsonOption, SourceOption
+from guestpv.cli.records import write
+from guestpv.cli.source import open_source
+from guestpv.errors import Error, NoSourceError
+
+if TYPE_CHECKING:
+    from guestpv.cli.reports import Report
+    from guestpv.validate import Check, Guest, HostAccount, Outcome
+
+FAILED, INTERRUPTED = 11, 130
+
+_DEFAULT_S, _QUICK_S = 20.0, 2.0
+
+
+def _host_account(text: str) -> HostAccount:
+    from guestpv.validate import HostAccount
+
+    try:
+        return HostAccount.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def validate(
+    source: SourceOption = "auto",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID|GROUP", help="Only these checks. May be given again, or a list."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(metavar="ID|GROUP", help="All but these checks.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help=f"Watch for {_QUICK_S:g} s instead of {_DEFAULT_S:g} s.")
+    ] = False,
+    disruptive: Annotated[
+        bool,
+        typer.Option(
+            "--disruptive", help="Also what changes the guest: hotplug, suspend, reload. Undone."
+        ),
+    ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0, max=3600, metavar="SECONDS", help="Wait for the VM to be paused or moved."
+        ),
+    ] = 0.0,
+    host_account: Annotated[
+        Any,
+        typer.Option(
+            parser=_host_account,
+            metavar="HOST:PORT",
+            envvar="GUESTPV_HOST_ACCOUNT",
+            help="Where the host's own account is given: a line 'VCPU NANOSECONDS' for each.",
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a report in JUnit's XML.")
+    ] = None,
+    as_tap: Annotated[
+        bool, typer.Option("--tap", help="Report by the Test Anything Protocol.")
+    ] = False,
+    as_json: JsonOption = False,
+    list_only: Annotated[
+        bool, typer.Option("--list", help="Say what the checks are, and run none.")
+    ] = False,
+) -> None:
+    """Check what the specification promises of stolen time, in this guest, and say what was seen.
+
+    Every vCPU is kept busy and watched from itself, which judges the hypervisor's account without
+    anybody's word on the host. The exit code is 0 only if no check failed, and 11 if one did.
+    """
+    checks = _selected(only or [], skip or [])
+    if list_only:
+        _list(checks, as_json)
+        return
+    if as_json and as_tap:
+        raise typer.BadParameter("--json and --tap are two formats of one report")
+    _check_source(source)
+
+    from guestpv.validate import Guest, Options
+
+    options = Options(_QUICK_S if quick else _DEFAULT_S, disruptive, wait, host_account)
+    with ExitStack() as stack:
+        file = stack.enter_context(_created(junit)) if junit else None
+        progress: Callable[[str], None] = stack.enter_context(_progress())
+        guest = Guest("/dev/guestpv" if source in ("auto", "device") else source, options, progress)
+        stack.callback(guest.close)
+        code = _run(checks, guest, _reports(guest, file, as_json, as_tap))
+    raise typer.Exit(code)
+
+
+def _run(checks: list[Check], guest: Guest, reports: list[Report]) -> int:
+    """Run the checks and report; returns the exit code."""
+    from guestpv.validate import run
+
+    outcomes: dict[str, Outcome] = {}
+    began, code, trouble = time.monotonic(), 0, None
+    try:
+        with _interruptible():
+            for outcome in run(checks, guest):
+                outcomes[outcome.check.id] = outcome
+                for report in reports:
+                    report.outcome(outcome)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Error as error:  # the device went away, say: what was found before is worth a report
+        trouble = error
+    reason = str(trouble) if trouble else "interrupted"
+    ordered = [outcomes.get(check.id) or _not_run(check, reason) for check in checks]
+    for report in reports:
+        for check, outcome in zip(checks, ordered, strict=True):
+            if check.id not in outcomes:
+                report.outcome(outcome)
+        report.end(ordered, time.monotonic() - began)
+    if trouble:
+        raise trouble
+    return code or (FAILED if any(outcome.failed for outcome in ordered) else 0)
+
+
+def _not_run(check: Check, reason: str) -> Outcome:
+    from guestpv.validate import Finding, Outcome, Verdict
+
+    return Outcome(check, Finding(Verdict.SKIP, reason), 0.0)
+
+
+def _selected(only: list[str], skip: list[str]) -> list[Check]:
+    from guestpv.validate import select
+
+    try:
+        checks = select(_names(only), _names(skip))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not checks:
+        raise typer.BadParameter("--only and --skip leave no check")
+    return checks
+
+
+def _names(lists: list[str]) -> list[str]:
+    return [name.strip() for names in lists for name in names.split(",")]
+
+
+def _check_source(source: str) -> None:
+    """What is wrong with it shows before anything is begun."""
+    with open_source(source) as reader:
+        if reader.source.kind == "procfs":
+            raise NoSourceError(
+                "/proc/stat: nothing to validate",
+                "It is the kernel's own account, and not what a hypervisor promised",
+                "validate the device: 'sudo guestpv load', then 'sudo guestpv validate'",
+            )
+
+
+def _list(checks: list[Check], as_json: bool) -> None:
+    if as_json:
+        fields = ("id", "group", "promise", "clause", "effect", "live")
+        records = [{field: getattr(check, field) for field in fields} for check in checks]
+        write("guestpv.checks/1", {"checks": records})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("ID", no_wrap=True)
+    for title in "PROMISE", "CLAUSE":
+        table.add_column(title)
+    table.add_column("EFFECT", no_wrap=True)
+    for check in checks:
+        table.add_row(check.id, check.promise, check.clause, check.effect)
+    Console().print(table)
+
+
+def _reports(guest: Guest, junit: IO[bytes] | None, as_json: bool, as_tap: bool) -> list[Report]:
+    from guestpv.cli.reports import ForPeople, Json, JUnit, Tap
+
+    first: Report = Json(guest.reader.source) if as_json else Tap() if as_tap else ForPeople()
+    return [first, JUnit(junit)] if junit else [first]
+
+
+def _created(path: Path) -> IO[bytes]:
+    """Before the run, so that a report that can't be written costs nobody a minute."""
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise Error(
+            f"{path}: no report can be written",
+            error.strerror or str(error),
+            "give another path to --junit",
+        ) from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    from guestpv.cli.reports import Progress
+
+    with Progress() as progress:
+        yield progress
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: what was changed is undone, what was found is told."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: MIT
+"""Can this hypervisor's stolen time be trusted? A catalogue of promises, each with its check.
+
+A module for each group of checks; `check` says what a check is, `guest` gathers the evidence, and
+`run` runs them. To add a check, write a function that judges a `Guest`, beside those like it.
+"""
+
+from guestpv.validate.catalogue import catalogue, select
+from guestpv.validate.check import Check, Effect, Finding, Verdict
+from guestpv.validate.guest import Guest, Options
+from guestpv.validate.hostaccount import HostAccount
+from guestpv.validate.run import Outcome, run
+
+__all__ = [
+    "Check",
+    "Effect",
+    "Finding",
+    "Guest",
+    "HostAccount",
+    "Options",
+    "Outcome",
+    "Verdict",
+    "catalogue",
+    "run",
+    "select",
+]

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""address: where the hypervisor put the structures."""
+
+from itertools import pairwise
+
+from guestpv.layout import STRUCTURE_ALIGNMENT, Fault, State
+from guestpv.names import fault_text
+from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
+from guestpv.validate.guest import Guest
+
+_CLAUSE = "DEN0057A, 3.2.2"
+_ADVICE = "the hypervisor returned an address that no guest may map; guestpv did not"
+
+
+@check("address.given", "Every vCPU that is online has a structure", _CLAUSE, live=False)
+def given(guest: Guest) -> Finding:
+    entries = guest.entries
+    for cpu in guest.asked:
+        entry = entries[cpu]
+        without = entry["fault"] in (Fault.NOT_SUPPORTED, Fault.NO_REGION)
+        if without or (entry["state"] == State.ONLINE and not entry["offset"]):
+            return failed(f"cpu{cpu} has none: {fault_text(entry['fault'])}")
+    return passed(f"{len(guest.asked)} structures")
+
+
+@check("address.aligned", "A structure is aligned to 64 bytes", _CLAUSE, live=False)
+def aligned(guest: Guest) -> Finding:
+    return _without_fault(guest, Fault.UNALIGNED, f"to {STRUCTURE_ALIGNMENT} bytes")
+
+
+@check(
+    "address.range",
+    "A structure is inside the physical address size",
+    "ID_AA64MMFR0_EL1.PARange",
+    live=False,
+)
+def in_range(guest: Guest) -> Finding:
+    return _without_fault(guest, Fault.OUT_OF_RANGE, "inside")
+
+
+@check(
+    "address.ram",
+    "A structure is outside of the memory that the guest was given as its own",
+    f"{_CLAUSE}: the hypervisor's memory, not the guest's",
+    live=False,
+)
+def outside_ram(guest: Guest) -> Finding:
+    return _without_fault(guest, Fault.SYSTEM_RAM, "outside of System RAM")
+
+
+@check("address.apart", "Each vCPU has a structure of its own", _CLAUSE, live=False)
+def apart(guest: Guest) -> Finding:
+    entries = guest.entries[guest.asked]
+    ipas = sorted(entries["ipa"][entries["offset"] != 0].tolist())
+    distances = [later - earlier for earlier, later in pairwise(ipas)]
+    if min(distances, default=STRUCTURE_ALIGNMENT) < STRUCTURE_ALIGNMENT:
+        return failed(f"two structures are {min(distances)} bytes apart", _ADVICE)
+    text = f"{min(distances)} bytes apart or more" if distances else "there is one only"
+    return _without_fault(guest, Fault.OVERLAP, text)
+
+
+@check(
+    "address.stable",
+    "A vCPU that was offline has its structure where it was",
+    "Linux, arch/arm64/kvm/pvtime.c: the base is set once, by the VMM",
+    Effect.HOTPLUG,
+)
+def stable(guest: Guest) -> Finding:
+    if isinstance(guest.hotplug, str):
+        return skipped(guest.hotplug)
+    for switched in guest.hotplug:
+        before, after = int(switched.entry_before["ipa"]), int(switched.entry_after["ipa"])
+        if before != after:
+            return failed(f"cpu{switched.cpu}: {before:#x} before, {after:#x} after", _ADVICE)
+    return passed(f"{len(guest.hotplug)} vCPUs switched, all where they were")
+
+
+def _without_fault(guest: Guest, fault: Fault, text: str) -> Finding:
+    """What the module, which checks each address before it maps it, refused."""
+    entries = guest.entries
+    for cpu in guest.asked:
+        if entries["fault"][cpu] == fault:
+            return failed(f"cpu{cpu}: {int(entries['ipa'][cpu]):#x}: {fault.text}", _ADVICE)
+    return passed(text)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""What a check is: an id, the promise that it checks, and a function that judges a guest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from guestpv.validate.guest import Guest
+
+
+class Verdict(StrEnum):
+    """What became of a check."""
+
+    PASS = "pass"
+    """The promise was seen to be kept."""
+    WARN = "warn"
+    """Something else than the hypervisor breaks it, or something to know was seen."""
+    FAIL = "fail"
+    """The promise was seen to be broken."""
+    SKIP = "skip"
+    """It could not be checked."""
+
+
+class Effect(StrEnum):
+    """What a check does to the guest."""
+
+    NOTHING = "nothing"
+    LOAD = "load"
+    """It keeps every vCPU busy for a while."""
+    HOTPLUG = "hotplug"
+    """It takes CPUs offline and back, which restarts their counts."""
+    SUSPEND = "suspend"
+    """The whole guest sleeps for some seconds."""
+    RELOAD = "reload"
+    """It removes the module and loads it again."""
+
+    @property
+    def disruptive(self) -> bool:
+        """Whether it changes the guest, and so has to be asked for."""
+        return self not in (Effect.NOTHING, Effect.LOAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check saw. *figures* are for programs, their names carry units."""
+
+    verdict: Verdict
+    text: str
+    advice: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def passed(text: str, **figures: Any) -> Finding:
+    return Finding(Verdict.PASS, text, figures=figures)
+
+
+def failed(text: str, advice: str = "", **figures: Any) -> Finding:
+    return Finding(Verdict.FAIL, text, advice, figures)
+
+
+def warned(text: str, advice: str = "", **figures: Any) -> Finding:
+    return Finding(Verdict.WARN, text, advice, figures)
+
+
+def skipped(text: str, advice: str = "") -> Finding:
+    return Finding(Verdict.SKIP, text, advice)
+
+
+Judge = Callable[["Guest"], Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One promise."""
+
+    id: str
+    """``GROUP.NAME``; never changes."""
+    promise: str
+    """What is promised, as a sentence."""
+    clause: str
+    """Where: a clause of the specification, or what else it follows from."""
+    effect: Effect
+    live: bool
+    """Whether it needs a hypervisor; if not, the index of a page image is enough."""
+    judge: Judge
+
+    @property
+    def group(self) -> str:
+        return self.id.partition(".")[0]
+
+
+CHECKS: dict[str, Check] = {}
+"""All checks by id."""
+
+
+def check(
+    id: str,
+    promise: str,
+    clause: str,
+    effect: Effect = Effect.NOTHING,
+    *,
+    live: bool = True,
+) -> Callable[[Judge], Judge]:
+    """Enter the decorated function into the catalogue."""
+
+    def enter(judge: Judge) -> Judge:
+        CHECKS[id] = Check(id, promise, clause, effect, live, judge)
+        return judge
+
+    return enter

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""counter: how stolen_time behaves while every vCPU is watched from itself."""
+
+import time
+
+import numpy as np
+
+from guestpv.cpulist import listed
+from guestpv.observation import GAP_NS
+from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
+from guestpv.validate.guest import Guest
+from guestpv.validate.watched import unwatched
+
+_CLAUSE = "DEN0057A, 3.2.2: stolen_time"
+
+_CONTENDED = 0.05
+"""Part of the time that must be missing before the count has to grow."""
+_LONG_NS = 100_000_000
+"""And at least so much of it."""
+_QUIET = 0.01
+"""Part of the time without gaps that may be counted as stolen."""
+
+
+@check("counter.monotonic", "The count never goes back within an epoch", _CLAUSE, Effect.LOAD)
+def monotonic(guest: Guest) -> Finding:
+    if reason := unwatched(guest):
+        return skipped(reason)
+    rows = guest.watched.rows
+    for row in rows[rows["decreases"] > 0]:
+        return failed(
+            f"cpu{row['cpu']}: {row['decreases']} times, first from {row['decrease_from_ns']}"
+            f" to {row['decrease_to_ns']} ns",
+            "no difference across this can be trusted",
+            cpu=int(row["cpu"]),
+            decreases=int(row["decreases"]),
+        )
+    for cpu in _decreased(guest):
+        before, after = (int(seen["stolen_ns"][cpu]) for seen in (guest.first, guest.watched.after))
+        return failed(f"cpu{cpu}: {before} ns when the run began, {after} ns later", cpu=cpu)
+    return passed(f"{int(rows['advances'].sum()):,} times up, none down")
+
+
+@check(
+    "counter.passed",
+    "Never is more stolen than the time that passed, by CLOCK_MONOTONIC_RAW",
+    _CLAUSE,
+    Effect.LOAD,
+)
+def within_time(guest: Guest) -> Finding:
+    if reason := unwatched(guest):
+        return skipped(reason)
+    rows = guest.watched.rows
+    for row in rows[rows["leaps"] > 0]:
+        return failed(
+            f"cpu{row['cpu']}: {row['leaps']} times; at worst {_ms(row['leap_ns'])} ms more than"
+            f" the {_ms(row['leap_within_ns'])} ms that passed",
+            cpu=int(row["cpu"]),
+            leaps=int(row["leaps"]),
+            excess_ns=int(row["leap_ns"]),
+        )
+    error_ns = int(rows["step_ns"].max())
+    return passed(f"at every look, with an error of {error_ns} ns", error_ns=error_ns)
+
+
+@check("counter.plausible", "No more was stolen than the guest has been up", _CLAUSE)
+def plausible(guest: Guest) -> Finding:
+    rows = guest.reader.snapshot()
+    up_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    for row in rows[rows["valid"] & (rows["stolen_ns"] > up_ns)]:
+        return failed(f"cpu{row['cpu']}: {row['stolen_ns']} ns in {up_ns / 1e9:.0f} s of uptime")
+    if not rows["valid"].any():
+        return skipped("no count can be interpreted")
+    most_ns = int(rows["stolen_ns"][rows["valid"]].max())
+    return passed(f"at most {100 * most_ns / up_ns:.1f} % of {up_ns / 1e9:.0f} s of uptime")
+
+
+@check("counter.grows", "The count grows when time is taken from a busy vCPU", _CLAUSE, Effect.LOAD)
+def grows(guest: Guest) -> Finding:
+    if reason := unwatched(guest):
+        return skipped(reason)
+    rows = guest.watched.rows
+    missing_ns = rows["gaps_ns"].astype(np.int64) - rows["waited_ns"].astype(np.int64)
+    passed_ns = (rows["ended_ns"] - rows["began_ns"]).astype(np.int64)
+    contended = (missing_ns > _LONG_NS) & (missing_ns > _CONTENDED * passed_ns)
+    frozen = contended & (rows["advances"] == 0) & (rows["looks"] > 0)
+    if frozen.any():
+        row = int(np.argmax(frozen))
+        return failed(
+            f"cpu{listed(rows['cpu'][frozen].tolist())}: {_ms(missing_ns[row])} ms are missing,"
+            " and the count stood still",
+            "the host takes time and does not say so",
+        )
+    if not rows["advances"].any():
+        return skipped("nothing was taken: run it while the host is busy")
+    grown = rows["advances"] > 0
+    return passed(f"it grew on cpu{listed(rows['cpu'][grown].tolist())}")
+
+
+@check("counter.still", "The count stands still while no time is taken", _CLAUSE, Effect.LOAD)
+def still(guest: Guest) -> Finding:
+    if reason := unwatched(guest):
+        return skipped(reason)
+    rows = guest.watched.rows
+    for row in rows[rows["quiet_stolen_ns"] > _QUIET * rows["quiet_ns"] + GAP_NS]:
+        return failed(
+            f"cpu{row['cpu']}: it grew by {_ms(row['quiet_stolen_ns'])} ms in"
+            f" {_ms(row['quiet_ns'])} ms in which nothing took {GAP_NS // 1000} us or longer",
+            cpu=int(row["cpu"]),
+        )
+    part = rows["quiet_stolen_ns"].sum() / max(1, int(rows["quiet_ns"].sum()))
+    return passed(f"it counted {1e6 * part:.0f} ppm of {_s(rows['quiet_ns'].sum())} CPU-s")
+
+
+@check(
+    "counter.remote",
+    "Another vCPU reads the count while it changes",
+    f"{_CLAUSE}; normal memory, inner shareable",
+    Effect.LOAD,
+)
+def remote(guest: Guest) -> Finding:
+    if reason := unwatched(guest):
+        return skipped(reason)
+    rows = guest.watched.rows
+    if len(rows) == 1:
+        return skipped("there is one vCPU only")
+    for row in rows[rows["other_decreases"] > 0]:
+        return failed(f"cpu{row['cpu']} saw cpu{row['other']}'s count go back")
+    advances = dict(zip(rows["cpu"].tolist(), rows["advances"].tolist(), strict=True))
+    for row in rows[(rows["other_advances"] == 0) & (rows["other_looks"] > 0)]:
+        # A few may have gone by between two looks of the other.
+        if advances[int(row["other"])] > 100:
+            return failed(f"cpu{row['cpu']} did not see cpu{row['other']}'s count change")
+    looks, seen = int(rows["other_looks"].sum()), int(rows["other_advances"].sum())
+    return passed(f"{looks:,} looks, {seen:,} of them at a new count")
+
+
+@check("counter.whole", "A count is read whole, never torn", _CLAUSE, Effect.LOAD)
+def whole(guest: Guest) -> Finding:
+    if reason := unwatched(guest):
+        return skipped(reason)
+    rows = guest.watched.rows
+    for row in rows[rows["spikes"] > 0]:
+        return failed(
+            f"cpu{row['cpu']}: {row['spikes']} times it was up and back at once, first up to"
+            f" {int(row['spike_ns']):#x} ns",
+            "the hypervisor writes the count in parts, or takes it back",
+            cpu=int(row["cpu"]),
+        )
+    return passed(f"{int(rows['looks'].sum()):,} looks")
+
+
+def _decreased(guest: Guest) -> list[int]:
+    """Since the run began, in the same epoch."""
+    first, last = guest.first, guest.watched.after
+    same = first["valid"] & last["valid"] & (first["epoch"] == last["epoch"])
+    return np.flatnonzero(same & (last["stolen_ns"] < first["stolen_ns"])).tolist()
+
+
+def _ms(ns: int) -> str:
+    return f"{int(ns) / 1e6:.3f}"
+
+
+def _s(ns: int) -> str:
+    return f"{int(ns) / 1e9:.1f}"

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""discovery: what the hypervisor answered when it was asked for PV-time."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from guestpv import layout
+from guestpv.cpulist import listed
+from guestpv.layout import CALLS, NOT_CALLED
+from guestpv.validate.check import Finding, check, failed, passed, skipped, warned
+from guestpv.validate.guest import Guest
+
+_SMCCC_1_1 = 0x10001
+_NOT_SUPPORTED = (-1, 0xFFFFFFFF)
+"""As an int64, which the merged interface returns, and as the draft's int32."""
+
+_ANSWERS = (
+    *("arch_features", "features_self", "features_st", "features_st_draft"),
+    *("features_undefined", "features_st_smc32", "features_smc32"),
+)
+_PVTIME = "Linux, Documentation/virt/kvm/arm/pvtime.rst"
+
+
+@check("discovery.smccc", "SMCCC is of version 1.1 or later", "DEN0028, SMCCC_VERSION", live=False)
+def smccc(guest: Guest) -> Finding:
+    version = int(guest.reader.header["smccc_version"])
+    text = f"version {version >> 16}.{version & 0xFFFF}"
+    return passed(text) if version >= _SMCCC_1_1 else failed(text)
+
+
+@check(
+    "discovery.arch_features",
+    "SMCCC_ARCH_FEATURES says that there is PV_TIME_FEATURES",
+    f"DEN0028, SMCCC_ARCH_FEATURES; {_PVTIME}",
+    live=False,
+)
+def arch_features(guest: Guest) -> Finding:
+    return _offered(guest, "arch_features", lambda answer: answer & 0x80000000 == 0)
+
+
+@check(
+    "discovery.features_self",
+    "PV_TIME_FEATURES says that there is PV_TIME_FEATURES",
+    f"DEN0057A; {_PVTIME}",
+    live=False,
+)
+def features_self(guest: Guest) -> Finding:
+    return _offered(guest, "features_self", lambda answer: answer == 0)
+
+
+@check(
+    "discovery.st",
+    "PV_TIME_FEATURES says that there is PV_TIME_ST, under its merged number or the draft's",
+    f"DEN0057A; {_PVTIME}",
+    live=False,
+)
+def st(guest: Guest) -> Finding:
+    entries = guest.entries
+    without = [cpu for cpu in guest.asked if not entries["st_call"][cpu]]
+    if without:
+        return failed(f"cpu{listed(without)}: neither number of PV_TIME_ST is vouched for")
+    numbers = sorted({int(entries["st_call"][cpu]) for cpu in guest.asked})
+    text = " and ".join(f"{number:#x}" for number in numbers)
+    if numbers == [layout.PV_TIME_ST_DRAFT]:
+        return warned(f"{text}, the draft's number", "guestpv reads it; other guests may not")
+    return passed(text, st_call=numbers)
+
+
+@check(
+    "discovery.undefined",
+    "PV_TIME_FEATURES refuses a number that nobody defined",
+    "DEN0057A: the numbers of PV-time's calls",
+    live=False,
+)
+def undefined(guest: Guest) -> Finding:
+    return _refused(guest, "features_undefined")
+
+
+@check(
+    "discovery.smc32",
+    "PV-time's calls are refused in the 32-bit calling convention",
+    f"DEN0057A; {_PVTIME}: SMC64/HVC64 only",
+    live=False,
+)
+def smc32(guest: Guest) -> Finding:
+    return _refused(guest, "features_st_smc32", "features_smc32")
+
+
+@check(
+    "discovery.refusals",
+    "A refusal is NOT_SUPPORTED, -1, as an int32 or an int64",
+    f"DEN0028 and {_PVTIME}",
+    live=False,
+)
+def refusals(guest: Guest) -> Finding:
+    entries = guest.entries
+    kinds: set[str] = set()
+    for field in _ANSWERS:
+        for cpu in guest.asked:
+            answer = int(entries[field][cpu])
+            if answer in (0, NOT_CALLED) or (field == "arch_features" and answer > 0):
+                continue
+            if answer not in _NOT_SUPPORTED:
+                return failed(f"cpu{cpu}: {field} is {_hex(answer)}, neither success nor refusal")
+            kinds.add("int64" if answer == -1 else "int32")
+    return passed(f"as {' and '.join(sorted(kinds))}" if kinds else "nothing was refused")
+
+
+@check(
+    "discovery.alike", "Every vCPU is answered alike", "DEN0057A: a property of the VM", live=False
+)
+def alike(guest: Guest) -> Finding:
+    entries = guest.entries[guest.asked]
+    if len(entries) == 1:
+        return skipped("there is one vCPU only")
+    for field in (*_ANSWERS, "st_call"):
+        different = np.flatnonzero(entries[field] != entries[field][0])
+        if len(different):
+            cpu = guest.asked[int(different[0])]
+            answers = (int(entries[field][0]), int(entries[field][different[0]]))
+            return failed(
+                f"{field} is {_hex(answers[0])} on cpu{guest.asked[0]}"
+                f" and {_hex(answers[1])} on cpu{cpu}"
+            )
+    return passed(f"{len(entries)} vCPUs")
+
+
+def _offered(guest: Guest, field: str, is_success: Callable[[int], bool]) -> Finding:
+    answers = {cpu: int(guest.entries[field][cpu]) for cpu in guest.asked}
+    refused = [cpu for cpu, answer in answers.items() if not is_success(answer)]
+    if refused:
+        return failed(f"it returned {_hex(answers[refused[0]])} on cpu{listed(refused)}")
+    return passed(f"it returned {_hex(answers[guest.asked[0]])}")
+
+
+def _refused(guest: Guest, *fields: str) -> Finding:
+    """One vCPU on which one of these was not refused is enough to fail."""
+    entries = guest.entries
+    for field in fields:
+        for cpu in guest.asked:
+            answer = int(entries[field][cpu])
+            if answer == NOT_CALLED:
+                return skipped(f"{CALLS[field]} was not called on cpu{cpu}")
+            # Whatever form a refusal has, which is for another check, it is negative as an int32.
+            if answer & 0x80000000 == 0:
+                return failed(f"{CALLS[field]} returned {_hex(answer)} on cpu{cpu}")
+    return passed(f"refused: {' and '.join(CALLS[field] for field in fields)}")
+
+
+def _hex(answer: int) -> str:
+    return f"{answer} ({answer & 0xFFFFFFFFFFFFFFFF:#x})"

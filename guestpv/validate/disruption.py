@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""What changes the guest: CPUs offline and back, sleep, the module out and in. Each undoes itself.
+
+A function returns what was there before and after, or as text why it could not be done.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from guestpv.errors import BusyError, ModuleError
+from guestpv.procstat import accounts
+from guestpv.reader import Snapshot
+
+if TYPE_CHECKING:
+    from guestpv.validate.guest import Guest
+
+CPUS = Path("/sys/devices/system/cpu")
+POWER = Path("/sys/power")
+ALARM = Path("/sys/class/rtc/rtc0/wakealarm")
+
+_SLEEP_S = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """A CPU that was taken offline and back."""
+
+    cpu: int
+    entry_before: np.void
+    entry_after: np.void
+    before: np.void
+    """A row of a snapshot: the count before it went."""
+    offline: np.void
+    after: np.void
+    procstat_before_ns: int
+    procstat_after_ns: int
+    away_and_back_ns: int
+    """CLOCK_BOOTTIME from before it went to after it was back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """All CPUs before and after something that happened to the whole guest."""
+
+    before: Snapshot
+    ipas_before: list[int]
+    after: Snapshot
+    ipas_after: list[int]
+    boot_ns: int
+    """CLOCK_BOOTTIME that passed between."""
+
+
+def switch_cpus(guest: Guest) -> list[Switched] | str:
+    """Take every CPU but the first offline and back, one after the other."""
+    if not guest.options.disruptive:
+        return "it takes CPUs offline: see --disruptive"
+    cpus = [cpu for cpu in guest.watchable[1:] if _switch(cpu).exists()]
+    if not cpus:
+        return "there is no CPU that can be taken offline"
+    switched = []
+    for cpu in cpus:
+        guest.progress(f"taking cpu{cpu} offline and back")
+        try:
+            switched.append(_switch_one(guest, cpu))
+        except PermissionError:
+            return f"this user may not take cpu{cpu} offline"
+        except OSError as error:
+            return f"cpu{cpu} can't be taken offline: {error.strerror}"
+    return switched
+
+
+def _switch_one(guest: Guest, cpu: int) -> Switched:
+    reader, began_ns = guest.reader, _boot_ns()
+    entry_before, before = guest.entries[cpu], reader.snapshot()[cpu]
+    procstat_before_ns = int(accounts((cpu,))[0]["steal_ns"])
+    with _offline(cpu):
+        offline = reader.snapshot()[cpu]
+    return Switched(
+        cpu=cpu,
+        entry_before=entry_before,
+        entry_after=guest.entries[cpu],
+        before=before,
+        offline=offline,
+        after=reader.snapshot()[cpu],
+        procstat_before_ns=procstat_before_ns,
+        procstat_after_ns=int(accounts((cpu,))[0]["steal_ns"]),
+        away_and_back_ns=_boot_ns() - began_ns,
+    )
+
+
+@contextmanager
+def _offline(cpu: int) -> Iterator[None]:
+    _switch(cpu).write_text("0")
+    try:
+        yield
+    finally:
+        _back(cpu)
+
+
+def _back(cpu: int) -> None:
+    """It must come back: whatever keeps it from that, as a second Ctrl-C, try again."""
+    for _ in range(50):
+        try:
+            _switch(cpu).write_text("1")
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EAGAIN):
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _switch(cpu: int) -> Path:
+    return CPUS / f"cpu{cpu}/online"
+
+
+def suspend(guest: Guest) -> Resumed | str:
+    """Let the guest sleep for some seconds, to idle, and be woken by its RTC."""
+    if not guest.options.disruptive:
+        return "the guest would sleep: see --disruptive"
+    try:
+        if "freeze" not in (POWER / "state").read_text().split():
+            return "this kernel can't suspend to idle"
+        if not ALARM.exists():
+            return "there is no RTC that would wake the guest"
+        if not os.access(POWER / "state", os.W_OK):
+            return "this user may not suspend the guest"
+        guest.progress(f"sleeping for {_SLEEP_S} s")
+        before, ipas, began_ns = guest.reader.snapshot(), _ipas(guest), _boot_ns()
+        ALARM.write_text("0")
+        ALARM.write_text(f"+{_SLEEP_S}")
+        try:
+            (POWER / "state").write_text("freeze")
+        finally:
+            ALARM.write_text("0")
+    except OSError as error:
+        return f"the guest can't be suspended: {error.strerror}"
+    return Resumed(before, ipas, guest.reader.snapshot(), _ipas(guest), _boot_ns() - began_ns)
+
+
+def reload(guest: Guest) -> Resumed | str:
+    """Remove the module and load it again."""
+    from guestpv import module
+
+    if not guest.options.disruptive:
+        return "it removes the module for a moment: see --disruptive"
+    if os.geteuid() != 0:
+        return "only root may load modules"
+    guest.progress("loading the module again")
+    try:
+        again = module.find()  # before it is gone
+    except ModuleError as error:
+        return str(error)
+    before, ipas, began_ns = guest.reader.snapshot(), _ipas(guest), _boot_ns()
+    guest.close()
+    try:
+        module.unload()
+    except BusyError as error:
+        return str(error)
+    finally:
+        module.load(again)
+        guest.open()
+    return Resumed(before, ipas, guest.reader.snapshot(), _ipas(guest), _boot_ns() - began_ns)
+
+
+def _ipas(guest: Guest) -> list[int]:
+    ipas: list[int] = guest.entries["ipa"].tolist()
+    return ipas
+
+
+def _boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""gaps: the time that is missing from threads that do nothing but look at the clock."""
+
+import numpy as np
+
+from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
+from guestpv.validate.guest import Guest
+from guestpv.validate.watched import unwatched
+
+_CLAUSE = "follows from DEN0057A, 3.2.2: a vCPU that runs is not stolen from"
+_ERROR = 0.01
+_ERROR_NS = 1_000_000
+_STOOD_STILL_NS = 1_000_000_000
+
+
+@check("gaps.bound", "No more is reported as stolen than is missing", _CLAUSE, Effect.LOAD)
+def bound(guest: Guest) -> Finding:
+    if reason := unwatched(guest):
+        return skipped(reason)
+    for row in guest.watched.rows:
+        reported_ns = int(row["last_ns"]) - int(row["first_ns"])
+        missing_ns = int(row["gaps_ns"])
+        error_ns = _ERROR * int(row["ended_ns"] - row["began_ns"]) + _ERROR_NS
+        if not row["restarts"] and reported_ns > missing_ns + error_ns:
+            return failed(
+                f"cpu{row['cpu']}: {reported_ns / 1e6:.1f} ms were reported, and only"
+                f" {missing_ns / 1e6:.1f} ms are missing",
+                cpu=int(row["cpu"]),
+                reported_ns=reported_ns,
+                missing_ns=missing_ns,
+            )
+    return passed(f"on {len(guest.watched.rows)} vCPUs")
+
+
+@check(
+    "gaps.share",
+    "What is missing is reported as stolen",
+    f"{_CLAUSE}; the rest is the guest's own: interrupts, other tasks",
+    Effect.LOAD,
+)
+def share(guest: Guest) -> Finding:
+    if reason := unwatched(guest):
+        return skipped(reason)
+    rows = guest.watched.rows
+    gaps_ns, stolen_ns = int(rows["gaps_ns"].sum()), int(rows["gaps_stolen_ns"].sum())
+    waited_ns = int(rows["waited_ns"].sum())
+    figures = {
+        "missing_ns": gaps_ns,
+        "stolen_ns": stolen_ns,
+        "waited_in_guest_ns": waited_ns,
+        "gaps": int(rows["gaps"].sum()),
+        "longest_ns": int(rows["longest_ns"].max()),
+    }
+    worst = rows[int(np.argmax(rows["unaccounted_ns"]))]
+    if worst["unaccounted_ns"] >= _STOOD_STILL_NS:
+        return warned(
+            f"cpu{worst['cpu']}: {int(worst['unaccounted_ns']) / 1e9:.1f} s are missing in one"
+            " piece, and not reported as stolen",
+            "the VM was paused, or its host lost time itself",
+            **figures,
+        )
+    if not gaps_ns:
+        return passed("nothing is missing", **figures)
+    return passed(
+        f"{100 * stolen_ns / gaps_ns:.0f} % of {gaps_ns / 1e9:.3f} CPU-s in"
+        f" {figures['gaps']:,} gaps; {100 * waited_ns / gaps_ns:.0f} % went to other tasks of the"
+        f" guest",
+        **figures,
+    )

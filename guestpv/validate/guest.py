@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: MIT
+"""The guest that is judged, and the evidence: each piece is gathered when a check first asks."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from guestpv.layout import Origin, State
+from guestpv.mapped import DEVICE, MappedReader
+from guestpv.observation import OBSERVATION, Observations, observe
+from guestpv.procstat import Accounts, accounts
+from guestpv.reader import Snapshot
+from guestpv.validate.disruption import Resumed, Switched, reload, suspend, switch_cpus
+from guestpv.validate.hostaccount import HostAccount, HostView
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user chose."""
+
+    observe_s: float = 20.0
+    """How long every vCPU is kept busy and watched."""
+    disruptive: bool = False
+    """Whether the guest may be changed."""
+    wait_s: float = 0.0
+    """How long to wait for the VM to be paused or moved."""
+    host_account: HostAccount | None = None
+    """Where the host's own account can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Every vCPU, watched from itself over one interval; and the others' word on the same."""
+
+    rows: Observations
+    before: Snapshot
+    after: Snapshot
+    kernel_before: Accounts
+    kernel_after: Accounts
+    kernel_backwards_ns: npt.NDArray[np.int64]
+    """Per CPU, the most by which /proc/stat's steal was lower than at the look before."""
+    host: tuple[HostView, HostView] | None
+    slept_s: float
+    """For how long the whole machine was asleep meanwhile: then nothing follows from the rest."""
+
+
+class Guest:
+    """What a check may look at, and do."""
+
+    def __init__(
+        self,
+        path: str = DEVICE,
+        options: Options = Options(),
+        progress: Progress = lambda _: None,
+    ) -> None:
+        """*path* is that of the device, or of a page image. Raises as `MappedReader` does."""
+        self._path = path
+        self.open()
+        self.options = options
+        self.progress = progress
+        self.first = self.reader.snapshot()
+        """As it was when the run began."""
+        self.first_ipas = self.entries["ipa"]
+        self.clocks = Clocks.now()
+        """When that was."""
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a hypervisor behind it."""
+        return self.reader.source.kind == "device"
+
+    @property
+    def entries(self) -> npt.NDArray[np.void]:
+        """The index as it is now."""
+        return self.reader.entries.copy()
+
+    @cached_property
+    def asked(self) -> list[int]:
+        """The CPUs whose hypervisor was asked: those that were online."""
+        return np.flatnonzero(self.entries["state"] != State.ABSENT).tolist()
+
+    @property
+    def adopted(self) -> bool:
+        """Whether the kernel owns the structures, and so accounts for steal itself."""
+        return bool((self.entries["origin"] == Origin.ADOPTED).any())
+
+    @cached_property
+    def watchable(self) -> list[int]:
+        """The CPUs that are online, and that this process may run on."""
+        allowed = os.sched_getaffinity(0)
+        online = self.reader.snapshot()["state"] == State.ONLINE
+        return [cpu for cpu in np.flatnonzero(online).tolist() if cpu in allowed]
+
+    @cached_property
+    def watched(self) -> Watched:
+        """Watch every vCPU; again if the machine slept meanwhile."""
+        watched = self._watch()
+        return self._watch() if watched.slept_s else watched
+
+    def _watch(self) -> Watched:
+        account = self.options.host_account
+        clocks = Clocks.now()
+        kernel = _KernelWatch(self.reader.cpus)
+        host_before = account and account.view(self.reader)
+        before, kernel_before = self._sample()
+        seconds, began = self.options.observe_s, time.monotonic()
+
+        def progress() -> None:
+            kernel.look()
+            passed_s = min(seconds, time.monotonic() - began)
+            self.progress(f"watching {len(self.watchable)} vCPUs: {passed_s:.0f} of {seconds:g} s")
+
+        rows = np.zeros(0, OBSERVATION)
+        if self.watchable:
+            rows = observe(self.reader, self.watchable, seconds, progress)
+        after, kernel_after = self._sample()
+        host_after = account and account.view(self.reader)
+        kernel.look()
+        return Watched(
+            rows=rows,
+            before=before,
+            after=after,
+            kernel_before=kernel_before,
+            kernel_after=kernel_after,
+            kernel_backwards_ns=kernel.backwards_ns,
+            host=(host_before, host_after) if host_before and host_after else None,
+            slept_s=Clocks.now().slept_s - clocks.slept_s,
+        )
+
+    @cached_property
+    def hotplug(self) -> list[Switched] | str:
+        """CPUs that were taken offline and back, or why none was."""
+        return switch_cpus(self)
+
+    @cached_property
+    def suspended(self) -> Resumed | str:
+        """What sleep did, or why there was none."""
+        return suspend(self)
+
+    @cached_property
+    def reloaded(self) -> Resumed | str:
+        """What loading the module again did, or why that was not done."""
+        return reload(self)
+
+    def open(self) -> None:
+        """Open the source again."""
+        self.reader = MappedReader(self._path)
+
+    def close(self) -> None:
+        """Let go of it, so that the module can be removed."""
+        self.reader.close()
+
+    def _sample(self) -> tuple[Snapshot, Accounts]:
+        """The counts, and what the kernel says, with how far the two may be apart."""
+        before = self.reader.snapshot()
+        kernel = accounts(self.reader.cpus)
+        after = self.reader.snapshot()
+        grown = after["stolen_ns"].astype(np.int64) - before["stolen_ns"].astype(np.int64)
+        kernel["slack_ns"] = grown.clip(0)
+        return before, kernel
+
+
+class _KernelWatch:
+    """Looks at /proc/stat again and again, for steal that is less than before."""
+
+    def __init__(self, cpus: tuple[int, ...]) -> None:
+        self._cpus = cpus
+        self._last = accounts(cpus)
+        self.backwards_ns = np.zeros(len(cpus), np.int64)
+
+    def look(self) -> None:
+        now = accounts(self._cpus)
+        both = now["present"] & self._last["present"]
+        lost = np.where(both, self._last["steal_ns"] - now["steal_ns"], 0)
+        self.backwards_ns = np.maximum(self.backwards_ns, lost)
+        self._last = now
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Clocks that run on when others stand still, all at about the same time."""
+
+    monotonic_s: float
+    boot_s: float
+    """Goes on while the machine sleeps."""
+    rtc_s: int | None
+    """Goes on while the VM is stopped, too; None where there is no RTC."""
+
+    @classmethod
+    def now(cls) -> "Clocks":
+        return cls(
+            time.monotonic(),
+            time.clock_gettime(time.CLOCK_BOOTTIME),
+            _rtc_s(),
+        )
+
+    @property
+    def slept_s(self) -> float:
+        """For how long the machine has slept since it booted, in whole tenths of a second."""
+        return round(self.boot_s - self.monotonic_s, 1)
+
+    def stood_still_s(self, earlier: "Clocks") -> float | None:
+        """For how long the VM was stopped since *earlier*, give or take a second; None: unknown."""
+        if self.rtc_s is None or earlier.rtc_s is None:
+            return None
+        return (self.rtc_s - earlier.rtc_s) - (self.boot_s - earlier.boot_s)
+
+
+def _rtc_s() -> int | None:
+    try:
+        return int(Path("/sys/class/rtc/rtc0/since_epoch").read_text())
+    except (OSError, ValueError):
+        return None

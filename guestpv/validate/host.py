@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""host: the same interval, as the host's own scheduler counts it."""
+
+from typing import Any
+
+from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
+from guestpv.validate.guest import Guest
+from guestpv.validate.hostaccount import HostView
+from guestpv.validate.watched import unwatched
+
+_ALLOWED = 0.02
+_ALLOWED_NS = 5_000_000
+
+
+@check(
+    "host.agrees",
+    "The count grew by what the host's scheduler kept the vCPU waiting",
+    "Linux, arch/arm64/kvm/pvtime.c: run_delay; within 2 % or 5 ms",
+    Effect.LOAD,
+)
+def agrees(guest: Guest) -> Finding:
+    if reason := unwatched(guest):
+        return skipped(reason)
+    if guest.watched.host is None:
+        return skipped("the host's account is not to be had here: see --host-account")
+    begin, end = guest.watched.host
+    errors = {cpu: _error_ns(cpu, begin, end) for cpu in guest.watched.rows["cpu"].tolist()}
+    missing = [cpu for cpu, error in errors.items() if error is None]
+    if missing:
+        return skipped(f"the host's account has no vCPU {missing[0]}")
+    true_ns = {cpu: end.run_delay_ns[cpu] - begin.run_delay_ns[cpu] for cpu in errors}
+    figures: dict[str, Any] = {
+        "errors": [
+            {"cpu": cpu, "host_ns": true_ns[cpu], "error_ns": error[0], "uncertainty_ns": error[1]}
+            for cpu, error in errors.items()
+            if error is not None
+        ]
+    }
+    for cpu, error in errors.items():
+        assert error is not None
+        error_ns, uncertainty_ns = error
+        allowed_ns = max(_ALLOWED_NS, _ALLOWED * true_ns[cpu]) + uncertainty_ns
+        if abs(error_ns) > allowed_ns:
+            return failed(
+                f"cpu{cpu}: the host {true_ns[cpu] / 1e6:.1f} ms, the count"
+                f" {(true_ns[cpu] + error_ns) / 1e6:.1f} ms",
+                **figures,
+            )
+    text = ", ".join(
+        f"cpu{cpu} {error[0] / 1e6:+.1f} ± {error[1] / 1e6:.1f} ms of {true_ns[cpu] / 1e6:.0f}"
+        for cpu, error in errors.items()
+        if error is not None
+    )
+    return passed(f"error: {text}", **figures)
+
+
+def _error_ns(cpu: int, begin: HostView, end: HostView) -> tuple[int, int] | None:
+    """How much more the count grew than the host's account, and how sure that is.
+
+    The host was asked between two snapshots, so each end is known up to what they differ by.
+    """
+    if cpu not in begin.run_delay_ns or cpu not in end.run_delay_ns:
+        return None
+    true_ns = end.run_delay_ns[cpu] - begin.run_delay_ns[cpu]
+    counts = [
+        [int(snapshot["stolen_ns"][cpu]) for snapshot in (view.before, view.after)]
+        for view in (begin, end)
+    ]
+    (begin_low, begin_high), (end_low, end_high) = counts
+    grown_ns = (end_low + end_high - begin_low - begin_high) // 2
+    uncertainty_ns = (end_high - end_low + begin_high - begin_low) // 2
+    return grown_ns - true_ns, uncertainty_ns

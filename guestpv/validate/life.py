@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""life: what must survive does, and what restarts is announced as an epoch."""
+
+import time
+
+import numpy as np
+
+from guestpv.layout import Origin, State
+from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
+from guestpv.validate.disruption import Resumed
+from guestpv.validate.guest import Clocks, Guest
+
+_STOOD_STILL_S = 3.0
+"""The RTC counts seconds, so a stop may be up to two seconds shorter than it seems."""
+_ERROR_NS = 10_000_000
+
+
+@check(
+    "life.paused",
+    "The VM was not stopped while it was validated",
+    "none: a stop is no stolen time by DEN0057A, and the guest's clocks may stop with it",
+)
+def paused(guest: Guest) -> Finding:
+    stood_still_s = _wait(guest)
+    if stood_still_s is None:
+        return skipped("there is no RTC by which the guest could tell")
+    if stood_still_s < _STOOD_STILL_S:
+        return passed("by its RTC")
+    return warned(
+        f"it stood still for about {stood_still_s:.0f} s",
+        "it was paused, saved and restored, or migrated; neither the guest's clocks nor the counts"
+        " show that time",
+        stood_still_s=round(stood_still_s, 1),
+    )
+
+
+@check(
+    "life.survives",
+    "The counts go on where they were when the VM goes on, here or elsewhere",
+    "the thread of v4: migration and suspend must keep working",
+)
+def survives(guest: Guest) -> Finding:
+    stood_still_s = _wait(guest)
+    if stood_still_s is None:
+        return skipped("there is no RTC by which the guest could tell that it was moved")
+    if stood_still_s < _STOOD_STILL_S:
+        return skipped("the VM was not saved or migrated meanwhile: do it within --wait SECONDS")
+    now = guest.reader.snapshot()
+    moved = guest.first_ipas != guest.entries["ipa"]
+    for cpu in np.flatnonzero(moved):
+        return failed(f"cpu{cpu}'s structure is no longer where it was")
+    for first, row in zip(guest.first, now, strict=True):
+        if row["epoch"] != first["epoch"] or row["stolen_ns"] < first["stolen_ns"]:
+            return failed(
+                f"cpu{row['cpu']}: {first['stolen_ns']} ns in epoch {first['epoch']} before,"
+                f" {row['stolen_ns']} ns in epoch {row['epoch']} after",
+                "the new host began a new count; rates across it are lost",
+            )
+        if first["valid"] and not row["valid"]:
+            return failed(
+                f"cpu{row['cpu']}: revision {row['revision']}, attributes {row['attributes']:#x}",
+                "the new host has another interface; guestpv does not interpret it",
+            )
+    return passed(f"across a stop of about {stood_still_s:.0f} s")
+
+
+@check(
+    "life.hotplug",
+    "A CPU that was offline starts again from zero, in a new epoch",
+    "Linux, arch/arm64/kvm/pvtime.c: kvm_init_stolen_time",
+    Effect.HOTPLUG,
+)
+def hotplug(guest: Guest) -> Finding:
+    if isinstance(guest.hotplug, str):
+        return skipped(guest.hotplug)
+    for switched in guest.hotplug:
+        before, after = switched.before, switched.after
+        cpu = f"cpu{switched.cpu}"
+        if switched.offline["state"] != State.OFFLINE or after["state"] != State.ONLINE:
+            return failed(f"{cpu}: the module did not follow it offline and back")
+        if after["epoch"] != before["epoch"] + 1:
+            return failed(f"{cpu}: epoch {before['epoch']} before, {after['epoch']} after")
+        if after["valid"] and after["stolen_ns"] > switched.away_and_back_ns:
+            return failed(
+                f"{cpu}: {after['stolen_ns']} ns though it was back for less than"
+                f" {switched.away_and_back_ns} ns",
+                "the count did not restart with PV_TIME_ST",
+            )
+    return passed(f"{len(guest.hotplug)} vCPUs switched")
+
+
+@check(
+    "life.suspend",
+    "Counts go on over suspend to idle, in their epoch, where they were",
+    "the thread of v4: migration and suspend must keep working",
+    Effect.SUSPEND,
+)
+def suspend(guest: Guest) -> Finding:
+    if isinstance(guest.suspended, str):
+        return skipped(guest.suspended)
+    return _went_on(guest.suspended) or passed(f"over {guest.suspended.boot_ns / 1e9:.1f} s")
+
+
+@check(
+    "life.reload",
+    "A module that is loaded again finds the same structures; what the kernel owns counts on",
+    "guestpv's own: it adopts without a reset",
+    Effect.RELOAD,
+)
+def reload(guest: Guest) -> Finding:
+    if isinstance(guest.reloaded, str):
+        return skipped(guest.reloaded)
+    if guest.adopted:
+        return _went_on(guest.reloaded, same_epoch=False) or passed("nothing was reset")
+    return _moved(guest.reloaded) or passed("claimed again: every count has restarted")
+
+
+def _went_on(resumed: Resumed, *, same_epoch: bool = True) -> Finding | None:
+    """What is wrong if counts should have gone on; None if nothing is."""
+    for before, after in zip(resumed.before, resumed.after, strict=True):
+        cpu = f"cpu{before['cpu']}"
+        if before["valid"] and not after["valid"]:
+            return failed(f"{cpu}: its count can't be interpreted any more")
+        if same_epoch and before["epoch"] != after["epoch"]:
+            return failed(f"{cpu}: epoch {before['epoch']} before, {after['epoch']} after")
+        if not before["valid"] or before["origin"] == Origin.NONE:
+            continue
+        if after["stolen_ns"] < before["stolen_ns"]:
+            return failed(f"{cpu}: {before['stolen_ns']} ns before, {after['stolen_ns']} ns after")
+        if int(after["stolen_ns"] - before["stolen_ns"]) > resumed.boot_ns + _ERROR_NS:
+            return failed(f"{cpu}: more was stolen than the {resumed.boot_ns / 1e9:.1f} s it took")
+    return _moved(resumed)
+
+
+def _moved(resumed: Resumed) -> Finding | None:
+    for cpu, (before, after) in enumerate(
+        zip(resumed.ipas_before, resumed.ipas_after, strict=True)
+    ):
+        if before != after:
+            return failed(f"cpu{cpu}: its structure was at {before:#x}, and is at {after:#x}")
+    return None
+
+
+def _wait(guest: Guest) -> float | None:
+    """For how long the VM stood still since the run began; waits for it if asked to."""
+    until_s = time.monotonic() + guest.options.wait_s
+    while True:
+        stood_still_s = Clocks.now().stood_still_s(guest.clocks)
+        left_s = until_s - time.monotonic()
+        if stood_still_s is None or stood_still_s >= _STOOD_STILL_S or left_s <= 0:
+            return stood_still_s
+        guest.progress(f"pause, save or migrate the VM now: {left_s:.0f} s left")
+        time.sleep(0.2)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""structure: revision and attributes, at every read over the run."""
+
+from guestpv.since import since_text
+from guestpv.validate.check import Effect, Finding, check, failed, passed
+from guestpv.validate.guest import Guest
+
+_CLAUSE = "DEN0057A, 3.2.2"
+_ADVICE = "guestpv does not interpret the count until it is 0 again; ask who runs the hypervisor"
+
+
+@check("structure.revision", "The revision is 0, always", _CLAUSE, Effect.LOAD, live=False)
+def revision(guest: Guest) -> Finding:
+    return _always_zero(guest, "revision", 0)
+
+
+@check("structure.attributes", "The attributes are 0, always", _CLAUSE, Effect.LOAD, live=False)
+def attributes(guest: Guest) -> Finding:
+    return _always_zero(guest, "attributes", 32)
+
+
+def _always_zero(guest: Guest, field: str, shift: int) -> Finding:
+    """In each snapshot, and at each look of the observers."""
+    snapshots = [guest.first, guest.reader.snapshot()]
+    looks = len(guest.first) * len(snapshots)
+    if guest.live:
+        snapshots += [guest.watched.before, guest.watched.after]
+        looks += int(guest.watched.rows["looks"].sum())
+        for row in guest.watched.rows:
+            if value := int(row["unknown_word"]) >> shift & 0xFFFFFFFF:
+                return _broken(guest, int(row["cpu"]), field, value, int(row["unknown"]))
+    for snapshot in snapshots:
+        for row in snapshot[snapshot[field] != 0]:
+            return _broken(guest, int(row["cpu"]), field, int(row[field]), 1)
+    return passed(f"{looks:,} looks", looks=looks)
+
+
+def _broken(guest: Guest, cpu: int, field: str, value: int, looks: int) -> Finding:
+    since = since_text(guest.entries[cpu]) if guest.live else ""
+    return failed(
+        f"cpu{cpu}: {field} {value:#x} at {looks:,} looks{since}",
+        _ADVICE,
+        cpu=cpu,
+        looks=looks,
+        **{field: value},
+    )
