@@ -30,6 +30,16 @@ class Machine:
     def steal(self, cpu, ns):
         self.structures["stolen_time"][cpu] += ns
 
+    def take_back(self, cpu, ns):
+        self.structures["stolen_time"][cpu] -= ns
+
+    def restart(self, cpu):
+        """A new epoch that is announced before the count is seen to be lower."""
+        self.header["sequence"] += 1
+        self.structures["stolen_time"][cpu] = 0
+        self.entries["epoch"][cpu] += 1
+        self.header["sequence"] += 1
+
     def revise(self, cpu, revision):
         self.structures["revision"][cpu] = revision
 

@@ -177,7 +177,8 @@ def test_index_of_any_bytes(whole: bytes, scratch: Path, data: st.DataObject) ->
     """Nothing that an index can say makes the reader touch what is not its own."""
     scratch.write_bytes(whole)
     with guestpv.open(scratch) as reader:
-        changes = st.tuples(st.integers(16, 64 + 2 * layout.ENTRY.itemsize - 1), st.binary(min_size=1, max_size=8))
+        index = layout.HEADER.itemsize + 2 * layout.ENTRY.itemsize
+        changes = st.tuples(st.integers(16, index - 1), st.binary(min_size=1, max_size=8))
         for offset, change in data.draw(st.lists(changes, min_size=1, max_size=4)):
             with scratch.open("r+b") as file:
                 file.seek(offset)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""The observer, while a test plays the hypervisor in a page image: simulation, of what it sees."""
+
+import os
+import time
+
+import pytest
+
+import guestpv
+from guestpv.mapped import MappedReader
+from guestpv.observation import observe
+
+HOUR = 3600 * 1_000_000_000
+CPUS = sorted(os.sched_getaffinity(0))[:2]
+CPU = CPUS[0]
+
+
+@pytest.fixture
+def seen(machine):
+    """What an observer of one CPU sees while the hypervisor does something, once."""
+
+    def run(act=None, cpus=(CPU,), seconds=0.5):
+        calls = []
+
+        def hypervisor():
+            calls.append(act)
+            if act and len(calls) == 2:
+                act(machine)
+
+        with MappedReader(machine.path) as reader:
+            return observe(reader, cpus, seconds, hypervisor)
+
+    return run
+
+
+def test_nothing_happens(seen):
+    (row,) = seen()
+    assert row["looks"] > 1000
+    assert row["first_ns"] == row["last_ns"] == (CPU + 1) * 1_000_000_000
+    assert 0 < row["step_ns"] < 1_000_000
+    for nothing in "advances", "decreases", "leaps", "spikes", "unknown", "restarts", "absent":
+        assert row[nothing] == 0
+    # All of the time is in one of the two, but for what came before the first look, and after.
+    passed_ns = row["ended_ns"] - row["began_ns"]
+    assert 0.9 * passed_ns < row["gaps_ns"] + row["quiet_ns"] <= passed_ns
+    assert passed_ns >= 500_000_000
+
+
+def test_a_count_that_goes_back(seen):
+    (row,) = seen(lambda machine: machine.take_back(CPU, 7))
+    assert (row["decreases"], row["leaps"], row["spikes"]) == (1, 0, 0)
+    assert row["decrease_from_ns"] - row["decrease_to_ns"] == 7
+
+
+def test_a_count_that_grows_by_more_than_the_time_that_passed(seen):
+    (row,) = seen(lambda machine: machine.steal(CPU, HOUR))
+    assert (row["decreases"], row["leaps"]) == (0, 1)
+    assert row["leap_ns"] == pytest.approx(HOUR, rel=1e-3)
+    assert row["leap_within_ns"] < 1_000_000_000
+    assert row["gaps_stolen_ns"] + row["quiet_stolen_ns"] == 0  # what can't be is not added
+
+
+def test_a_count_that_grows_without_a_gap(seen):
+    def creep(machine):
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            machine.steal(CPU, 20)
+
+    # On a busy machine observer and hypervisor may take turns on one CPU: every turn is a gap.
+    assert any(seen(creep)[0]["quiet_stolen_ns"] > 1000 for _ in range(20))
+
+
+def test_half_of_a_value(seen):
+    def tear(machine):
+        for _ in range(100_000):
+            machine.steal(CPU, 1 << 40)
+            machine.take_back(CPU, 1 << 40)
+
+    (row,) = next(rows for _ in range(20) if (rows := seen(tear))[0]["spikes"])
+    assert row["spike_ns"] >> 40 == 1
+
+
+def test_an_unknown_revision_is_not_interpreted_and_reading_goes_on(seen):
+    def revise(machine):
+        machine.revise(CPU, 1)
+        machine.steal(CPU, HOUR)
+        time.sleep(0.05)
+        machine.revise(CPU, 0)
+
+    (row,) = seen(revise)
+    assert row["unknown"] > 0
+    assert row["unknown_word"] == 1
+    assert (row["leaps"], row["decreases"]) == (0, 0)
+    assert row["last_ns"] - row["first_ns"] == HOUR
+
+
+def test_a_new_epoch_is_not_a_count_that_goes_back(seen):
+    (row,) = seen(lambda machine: machine.restart(CPU))
+    assert (row["restarts"], row["decreases"]) == (1, 0)
+
+
+def test_a_structure_that_goes(seen):
+    (row,) = seen(lambda machine: machine.refuse(CPU))
+    assert row["absent"] > 0
+    assert row["last_ns"] == row["first_ns"]
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="this machine has one CPU")
+def test_each_looks_at_the_others_count(seen):
+    first, second = seen(lambda machine: machine.take_back(CPUS[1], 1), cpus=CPUS)
+    assert (first["other"], second["other"]) == (CPUS[1], CPUS[0])
+    assert (first["other_decreases"], second["other_decreases"]) == (1, 0)
+
+
+def test_what_progress_raises_ends_it_at_once(machine):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with MappedReader(machine.path) as reader, pytest.raises(KeyboardInterrupt):
+        observe(reader, [CPU], 60, interrupt)
+    assert time.monotonic() - began < 5
+
+
+def test_a_page_image_that_is_no_longer_one(machine):
+    def spoil():
+        machine.header["magic"] = 0
+        machine.header["sequence"] += 2
+
+    with MappedReader(machine.path) as reader, pytest.raises(guestpv.FormatError):
+        observe(reader, [CPU], 5, spoil)
