@@ -9,7 +9,7 @@ from guestpv.validate.catalogue import catalogue, select
 from guestpv.validate.check import Check, Effect, Finding, Verdict
 from guestpv.validate.guest import Guest, Options
 from guestpv.validate.hostaccount import HostAccount
-from guestpv.validate.run import Outcome, run
+from guestpv.validate.runner import Outcome, run
 
 __all__ = [
     "Check",

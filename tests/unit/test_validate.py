@@ -246,9 +246,9 @@ def test_the_error_against_the_host_is_within_its_uncertainty(start, moved, aske
 def test_interrupted_it_still_reports(machine):
     """The first check is made to last; ending it is as Ctrl-C or a service's stop would."""
     program = (
-        "import guestpv.cli.validate, guestpv.validate.run as run, guestpv.cli, time\n"
+        "import time; import guestpv.cli; from guestpv.validate import runner\n"
         "def judge(check, guest): print('judging', flush=True); time.sleep(60)\n"
-        "run._judge = judge\n"
+        "runner._judge = judge\n"
         "guestpv.cli.main()"
     )
     command = [sys.executable, "-c", program, "validate", "--tap", "--source", machine.path]
