@@ -23,7 +23,7 @@ OBSERVATION = np.dtype(
             *("cpu", "other", "began_ns", "ended_ns", "looks", "step_ns"),
             *("first_ns", "last_ns", "advances"),
             *("decreases", "decrease_from_ns", "decrease_to_ns"),
-            *("leaps", "leap_ns", "leap_within_ns", "spikes", "spike_ns"),
+            *("leaps", "leap_ns", "leap_within_ns", "torn", "torn_ns"),
             *("unknown", "unknown_word", "absent", "busy", "restarts"),
             *("gaps", "gaps_ns", "gaps_stolen_ns", "longest_ns", "unaccounted_ns"),
             *("quiet_ns", "quiet_stolen_ns"),
@@ -43,7 +43,8 @@ OBSERVATION = np.dtype(
 ``decreases``       how often it was lower than before in the same epoch; the first: from, to
 ``leaps``           how often it grew by more than the time that passed; the worst: by how much
                     more (``leap_ns``) than the ``leap_within_ns`` that passed
-``spikes``          how often it leapt up and was back at the next look; the first: up to what
+``torn``            how often it was soon back from a leap, or on from a decrease; the first of
+                    the counts that stood between
 ``unknown``         looks at a revision or attributes that are not 0; the first of them as a word
 ``absent``          looks that found no structure
 ``busy``            looks that did not succeed because what was looked at kept changing

@@ -10,11 +10,20 @@
 #define SLACK_NS 1000
 #define SLACK_PART 1000
 
+/* Who writes a count in two parts may lose its CPU between them. */
+#define BACK_WITHIN_NS 50000000
+
 /* A count between two looks at the clock: it was read in [.before_ns, next look's .before_ns] */
 struct look {
 	uint64_t before_ns;
 	uint64_t count;
 	uint32_t epoch;
+};
+
+/* A step that can't be: from which count, and when. */
+struct jump {
+	uint64_t from;
+	uint64_t at_ns; /* 0: there was none */
 };
 
 struct observer {
@@ -23,8 +32,7 @@ struct observer {
 	struct look last; /* the last count that may be interpreted */
 	bool have_last;
 	uint64_t last_grown_ns; /* in the step that ended with .last */
-	bool last_leapt;
-	uint64_t before_last; /* the count before .last */
+	struct jump up, down;
 	uint64_t open_gap_ns; /* ended with .last's step; what was stolen in it is not all known yet */
 	struct sight other;
 };
@@ -37,31 +45,53 @@ static uint64_t raw_ns(void)
 	return now.tv_sec * 1000000000ULL + now.tv_nsec;
 }
 
-static void decreased(struct observer *observer, uint64_t count)
+/*
+ * Up or down by more than can be, and soon back to where it was, or on from there: between the
+ * two stood half of one value and half of another. Takes note of a jump for the one that may follow.
+ */
+static void jumped(struct observer *observer, struct jump *this, struct jump *opposite,
+		   const struct look *now)
+{
+	struct observation *sum = observer->sum;
+
+	if (opposite->at_ns && now->before_ns - opposite->at_ns < BACK_WITHIN_NS &&
+	    now->count >= opposite->from) {
+		if (!sum->torn++)
+			sum->torn_ns = observer->last.count;
+		opposite->at_ns = 0;
+		return;
+	}
+	*this = (struct jump) { observer->last.count, now->before_ns };
+}
+
+static void decreased(struct observer *observer, const struct look *now)
 {
 	struct observation *sum = observer->sum;
 
 	if (!sum->decreases++) {
 		sum->decrease_from_ns = observer->last.count;
-		sum->decrease_to_ns = count;
+		sum->decrease_to_ns = now->count;
 	}
-	/* Up by more than can be, and back: half of another value, or one that was taken back. */
-	if (observer->last_leapt && count >= observer->before_last && !sum->spikes++)
-		sum->spike_ns = observer->last.count;
+	jumped(observer, &observer->down, &observer->up, now);
 }
 
-static bool leapt(struct observation *sum, uint64_t grown_ns, uint64_t bracket_ns)
+/* What the count grew by; 0 if that can't be. */
+static uint64_t grown(struct observer *observer, const struct look *now, uint64_t bracket_ns)
 {
+	struct observation *sum = observer->sum;
+	uint64_t grown_ns = now->count - observer->last.count;
 	uint64_t possible_ns = bracket_ns + bracket_ns / SLACK_PART + SLACK_NS;
 
+	sum->advances += grown_ns > 0;
 	if (grown_ns <= possible_ns)
-		return false;
+		return grown_ns;
 	sum->leaps++;
 	if (grown_ns - possible_ns > sum->leap_ns) {
 		sum->leap_ns = grown_ns - possible_ns;
 		sum->leap_within_ns = bracket_ns;
 	}
-	return true;
+	jumped(observer, &observer->up, &observer->down, now);
+	return 0;
 }
 
 /* What was stolen in a gap is in the count before its end, or in the one after. */
@@ -89,20 +119,13 @@ static void step(struct observer *observer, const struct look *now, uint64_t aft
 	uint64_t interval_ns = after_ns - now->before_ns;
 	uint64_t gap_ns = observer->errand->gap_ns;
 	uint64_t grown_ns = 0;
-	bool leap = false;
 
 	if (bracket_ns < sum->step_ns)
 		sum->step_ns = bracket_ns;
-	if (now->count < observer->last.count) {
-		decreased(observer, now->count);
-	} else {
-		grown_ns = now->count - observer->last.count;
-		leap = leapt(sum, grown_ns, bracket_ns);
-		sum->advances += grown_ns > 0;
-	}
-	/* What can't be is not added to what was. */
-	if (leap)
-		grown_ns = 0;
+	if (now->count < observer->last.count)
+		decreased(observer, now);
+	else
+		grown_ns = grown(observer, now, bracket_ns);
 
 	if (interval_ns >= gap_ns || observer->open_gap_ns)
 		sum->gaps_stolen_ns += grown_ns;
@@ -118,8 +141,6 @@ static void step(struct observer *observer, const struct look *now, uint64_t aft
 		sum->quiet_ns += interval_ns;
 	}
 	observer->last_grown_ns = grown_ns;
-	observer->last_leapt = leap;
-	observer->before_last = observer->last.count;
 }
 
 static void begin_anew(struct observer *observer)
@@ -127,7 +148,8 @@ static void begin_anew(struct observer *observer)
 	observer->have_last = false;
 	observer->open_gap_ns = 0;
 	observer->last_grown_ns = 0;
-	observer->last_leapt = false;
+	observer->up.at_ns = 0;
+	observer->down.at_ns = 0;
 }
 
 static void take(struct observer *observer, const struct sight *sight, uint64_t before_ns,

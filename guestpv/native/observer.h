@@ -28,7 +28,7 @@ struct observation {
 	uint64_t first_ns, last_ns, advances;
 	uint64_t decreases, decrease_from_ns, decrease_to_ns;
 	uint64_t leaps, leap_ns, leap_within_ns;
-	uint64_t spikes, spike_ns;
+	uint64_t torn, torn_ns;
 	uint64_t unknown, unknown_word;
 	uint64_t absent, busy, restarts;
 	uint64_t gaps, gaps_ns, gaps_stolen_ns;

@@ -139,10 +139,10 @@ def whole(guest: Guest) -> Finding:
     if reason := unwatched(guest):
         return skipped(reason)
     rows = guest.watched.rows
-    for row in rows[rows["spikes"] > 0]:
+    for row in rows[rows["torn"] > 0]:
         return failed(
-            f"cpu{row['cpu']}: {row['spikes']} times it was up and back at once, first up to"
-            f" {int(row['spike_ns']):#x} ns",
+            f"cpu{row['cpu']}: {row['torn']} times it was somewhere else for a moment, first at"
+            f" {int(row['torn_ns']):#x} ns",
             "the hypervisor writes the count in parts, or takes it back",
             cpu=int(row["cpu"]),
         )
