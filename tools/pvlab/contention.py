@@ -5,6 +5,9 @@ Each of the host's CPUs gets a busy loop under SCHED_DEADLINE, which the kernel 
 exactly the given part of each period, before anything else.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from .errors import LabError
 from .site import Site
 
@@ -42,3 +45,15 @@ class Contention:
                 cpus=self._cpus, runtime=PERIOD_NS * percent // 100, period=PERIOD_NS
             )
             self._loops = self._host.run(["sh", "-c", start]).stdout.split()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Take nothing for a while, in which the guest does not run anyway."""
+        if not self._loops:
+            yield
+            return
+        self._host.run(["kill", "-STOP", *self._loops]).check_returncode()
+        try:
+            yield
+        finally:
+            self._host.run(["kill", "-CONT", *self._loops]).check_returncode()

@@ -5,7 +5,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Self, cast
 
 from . import account, migration, prepare
@@ -21,7 +23,17 @@ from .machine import Machine
 from .progress import step
 from .run import Run
 
-SAVED = "/dev/shm/guestpv-lab"  # on the host, in memory
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A guest as it was, in files on the host."""
+
+    state: Path
+    memory: Path
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        return cls(path.with_suffix(".state"), path.with_suffix(".memory"))
 
 
 class Lab:
@@ -57,7 +69,7 @@ class Lab:
         self._load = load
         self._memory_mb = memory_mb
         self._virtual_time_stops = virtual_time_stops
-        self._states = count()
+        self._saved = count()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -66,7 +78,7 @@ class Lab:
             if not chosen.bootable:
                 raise LabError(f"{chosen.name} is there to build modules against, not to boot")
             prepare.prepare(chosen, kernel("stock-6.1"))
-            run = runs.begin()
+            self._run = run = runs.begin()
             stack.callback(run.end)
             serve = HYPERVISORS[self._hypervisor]
             served = stack.enter_context(serve(run, virtual_time_stops=self._virtual_time_stops))
@@ -96,6 +108,7 @@ class Lab:
             served.how(self._steal_time),
             cpus=self._vcpus,
             memory_mb=self._memory_mb,
+            moves=served.cpus > 0,
             forwards=[account.offered(run)] if served.cpus else [],
             environment=account.ENVIRONMENT if served.cpus else {},
         )
@@ -184,32 +197,36 @@ class Lab:
         time.sleep(seconds)
         self.qmp("cont")
 
-    def save(self) -> str:
-        """Save the guest as it is now, and let it go on. Return a name for `restore`."""
-        state = self._save()
+    def save(self) -> Saved:
+        """Save the guest as it is now, and let it go on."""
+        saved = Saved.at(self._run.memory / f"saved{next(self._saved)}")
+        with self._contention.suspended():
+            migration.save(self.guest, saved.state)
+            self._copy(self.guest.memory, saved.memory)
         self.qmp("cont")
-        return state
+        return saved
 
-    def restore(self, state: str, *, steal_time: bool | None = None) -> None:
+    def restore(self, saved: Saved, *, steal_time: bool | None = None) -> None:
         """End the guest that runs, and go on with one that was saved; as often as you like."""
-        self.guest.quit()
-        offered = self._steal_time if steal_time is None else steal_time
-        self.guest.resume(state, self._how(offered))
+        with self._contention.suspended():
+            self.guest.quit()
+            self._copy(saved.memory, self.guest.memory)
+            self._resume(saved.state, steal_time)
 
     def move(self, *, steal_time: bool | None = None) -> None:
         """Move the guest to another QEMU, which offers PV-time or not; else as it is now.
 
         Raises LabError with QEMU's words if that does not accept it. The guest is gone then.
         """
-        state = self._save()
-        try:
-            self.restore(state, steal_time=steal_time)
-        finally:
-            self.host.run(["rm", "-f", state]).check_returncode()
+        state = self._run.memory / "moving"
+        with self._contention.suspended():
+            migration.save(self.guest, state)
+            self.guest.quit()
+            self._resume(state, steal_time)
 
-    def _save(self) -> str:
-        """Save the guest, which stands still then."""
-        state = f"{SAVED}/{next(self._states)}"
-        self.host.run(["mkdir", "-p", SAVED]).check_returncode()
-        migration.save(self.guest, state)
-        return state
+    def _resume(self, state: Path, steal_time: bool | None) -> None:
+        offered = self._steal_time if steal_time is None else steal_time
+        self.guest.resume(state, self._how(offered))
+
+    def _copy(self, source: Path, target: Path) -> None:
+        self.host.run(["cp", "--sparse=always", str(source), str(target)]).check_returncode()

@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -26,12 +27,16 @@ from .ssh import Ssh
 READY = "lab: ready"
 # The TCP ports that a machine has for the guest that it serves: its ssh, and its QEMU's monitor.
 GUEST_SSH, GUEST_MONITOR = 2222, 4444
+NO_MONITOR = (OSError, EOFError, QMPError)
+# A migration's stream is without the memory: QEMU would look for zeros in each of its pages.
+MEMORY_STAYS = {"capability": "x-ignore-shared", "state": True}
 
 
 class Machine:
     """One machine. `how` is how its QEMU executes it: the arguments for board, CPU, accelerator.
 
     `shares` are directories of this machine that it sees under the paths that they have here.
+    If it `moves`, it can be saved and go on from what was saved.
     `forwards` are ways out of its network, as QEMU's -netdev wants them, and `environment` is
     what its commands find in theirs.
     """
@@ -47,6 +52,7 @@ class Machine:
         cpus: int,
         memory_mb: int,
         shares: Sequence[Path] = (),
+        moves: bool = False,
         forwards: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -58,6 +64,7 @@ class Machine:
         self._how = how
         self._memory_mb = memory_mb
         self._shares = shares
+        self._moves = moves
         self._forwards = forwards
         self._environment = environment or {}
         self._console = run.directory / f"{name}.console"
@@ -68,7 +75,7 @@ class Machine:
 
     def start(self, timeout: float = 180) -> None:
         """Boot. It takes commands when this returns."""
-        self._launch()
+        self._launch(*self._memory(), *self._software())
         self._wait_until_ready(timeout)
         self._connect()
         for tag, path in enumerate(self._shares):
@@ -76,11 +83,17 @@ class Machine:
             options = "version=9p2000.L,msize=524288"
             mount = ["mount", "-t", "9p", "-o", options, f"share{tag}", str(path)]
             self.run(mount).check_returncode()
+        if self._shares:
+            mount = ["mount", "-t", "tmpfs", "-o", "huge=always,size=100%", "memory"]
+            self.run([*mount, str(self._run.memory)]).check_returncode()
 
-    def resume(self, state: str, how: Sequence[str]) -> None:
-        """Go on from a file that `migration.save` wrote, under a new QEMU."""
+    def resume(self, state: Path, how: Sequence[str]) -> None:
+        """Go on under a new QEMU, from what `migration.save` wrote and what is in its memory."""
         self._how = how
-        self._launch("-incoming", f"exec:cat {state}")
+        self._launch(*self._memory(), "-incoming", "defer")
+        self._wait_for_monitor()
+        self.qmp("migrate-set-capabilities", capabilities=[MEMORY_STAYS])
+        self.qmp("migrate-incoming", uri=f"exec:cat {state}")
         self._wait_until_loaded()
         self.qmp("cont")
         self._connect()
@@ -91,7 +104,8 @@ class Machine:
             self._ssh.master.kill()
             self._ssh.master.wait()
         if self._qemu and self.is_alive():
-            self.qmp("quit")
+            with suppress(*NO_MONITOR):  # it may end before it has answered
+                self.qmp("quit")
             self._qemu.wait()
 
     def _launch(self, *more: str) -> None:
@@ -99,6 +113,16 @@ class Machine:
         qemu = ["qemu-system-aarch64", *self._how, "-qmp", f"{where},server=on,wait=off"]
         with self._messages.open("wb") as messages:
             self._qemu = self._site.popen([*qemu, *self._arguments(), *more], messages)
+
+    def _wait_for_monitor(self) -> None:
+        """Return when its QEMU, started just now, takes commands."""
+        while True:
+            try:
+                self.qmp("query-status")
+                return
+            except NO_MONITOR:
+                if not self.is_alive(patience=0.05):
+                    raise self.failure("its QEMU did not start") from None
 
     def _connect(self) -> None:
         table = self.qmp("human-monitor-command", command_line="info usernet")
@@ -192,22 +216,39 @@ class Machine:
     def monitor(self, path: Path) -> tuple[str, Address]:
         return f"tcp::{GUEST_MONITOR}", ("127.0.0.1", self._ports[GUEST_MONITOR])
 
+    @property
+    def memory(self) -> Path:
+        """The file that is its memory."""
+        return self._run.memory / self.name
+
+    def _software(self) -> list[str]:
+        """What it boots."""
+        words = f"lab.name={self.name} lab.key={self._run.public_key}"
+        if self._shares:
+            words += " lab.shares"
+        return [
+            *("-kernel", str(self._kernel.directory() / "Image")),
+            *("-initrd", str(initrd(self._kernel))),
+            *("-append", f"console=ttyAMA0 panic=-1 loglevel=4 {words}"),
+        ]
+
+    def _memory(self) -> list[str]:
+        """Memory in a file of its site, which another QEMU can take over as it is."""
+        if not self._moves:
+            return []
+        file = f"size={self._memory_mb}M,mem-path={self.memory},share=on,align=2M"
+        return ["-object", f"memory-backend-file,id=ram,{file}", "-machine", "memory-backend=ram"]
+
     def _arguments(self) -> list[str]:
         """What QEMU is to know of every machine, however it is executed."""
         forwards = [f"hostfwd=tcp:{self._site.listener()}-:22", *self._forwards]
         if self._shares:
             forwards += [f"hostfwd=tcp:127.0.0.1:0-:{port}" for port in (GUEST_SSH, GUEST_MONITOR)]
-        words = f"lab.name={self.name} lab.key={self._run.public_key}"
-        if self._shares:
-            words += " lab.shares"
         arguments = [
             *("-nodefaults", "-display", "none", "-no-reboot"),
             *("-name", f"{self.name},debug-threads=on"),
             *("-pidfile", str(self._run.directory / f"{self.name}.pid")),
             *("-smp", str(self.cpus), "-m", f"{self._memory_mb}M"),
-            *("-kernel", str(self._kernel.directory() / "Image")),
-            *("-initrd", str(initrd(self._kernel))),
-            *("-append", f"console=ttyAMA0 panic=-1 loglevel=4 {words}"),
             *("-chardev", f"file,id=console,path={self._console},append=on"),
             *("-serial", "chardev:console"),
             *("-device", "virtio-rng-device"),
@@ -231,15 +272,12 @@ class Machine:
             time.sleep(0.05)
 
     def _wait_until_loaded(self) -> None:
-        """Return when a QEMU that was started with -incoming has read all of it."""
+        """Return when a QEMU that goes on from a saved state has read all of it."""
         while True:
-            try:
-                status = cast(dict[str, str], self.qmp("query-status"))["status"]
-            except (OSError, QMPError):
-                status = "inmigrate"  # it does not listen yet, or no longer
-            if status != "inmigrate":
-                return
-            if not self.is_alive(patience=0.1):
+            with suppress(*NO_MONITOR):  # it may just have ended
+                if cast(dict[str, str], self.qmp("query-status"))["status"] != "inmigrate":
+                    return
+            if not self.is_alive(patience=0.05):
                 raise self.failure("its saved state was not accepted")
 
 

@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""A machine's state, saved to a file at its site, as a migration writes it."""
+"""A machine's state, saved to files at its site: its devices as a migration writes them."""
 
 import time
+from pathlib import Path
 from typing import cast
 
 from .errors import LabError
-from .machine import Machine
+from .machine import MEMORY_STAYS, Machine
 
 UNLIMITED = 1 << 40  # bytes a second; without it, QEMU spares a network that is not there
 
 
-def save(machine: Machine, path: str) -> None:
-    """Stop it, and write its state. `cont` lets it go on, under this QEMU."""
+def save(machine: Machine, state: Path) -> None:
+    """Stop it, and write all but its memory. `cont` lets it go on, under this QEMU."""
     machine.qmp("stop")
+    machine.qmp("migrate-set-capabilities", capabilities=[MEMORY_STAYS])
     machine.qmp("migrate-set-parameters", max_bandwidth=UNLIMITED)
-    machine.qmp("migrate", uri=f"exec:cat >{path}")
+    machine.qmp("migrate", uri=f"exec:cat >{state}")
     while (status := _status(machine)) != "completed":
         if status in ("failed", "cancelled"):
-            raise LabError(f"{machine.name}: its state could not be saved to {path}")
+            raise LabError(f"{machine.name}: its state could not be saved to {state}")
         time.sleep(0.05)
 
 

@@ -15,6 +15,11 @@ class Run:
     directory: Path
     public_key: str
 
+    @property
+    def memory(self) -> Path:
+        """Where what is large and used at once belongs: in memory, on a host of the lab's own."""
+        return self.directory / "memory"
+
     def end(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -25,4 +30,6 @@ def begin() -> Run:
     key = directory / "key"
     keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)]
     subprocess.run(keygen, check=True, stdin=subprocess.DEVNULL)
-    return Run(directory, key.with_suffix(".pub").read_text().split()[1])
+    run = Run(directory, key.with_suffix(".pub").read_text().split()[1])
+    run.memory.mkdir()
+    return run
