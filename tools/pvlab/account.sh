@@ -1,4 +1,3 @@
-#!/bin/sh
 # SPDX-License-Identifier: MIT
 # The host's account of a guest: for each vCPU its number, and for how many ns its thread has waited
 # to run. $1 is the file with the process ID of the guest's QEMU. Nothing but the shell's own

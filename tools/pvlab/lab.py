@@ -109,7 +109,7 @@ class Lab:
             cpus=self._vcpus,
             memory_mb=self._memory_mb,
             moves=served.cpus > 0,
-            forwards=[account.offered(run)] if served.cpus else [],
+            forwards=[account.offered(run, served.host)] if served.cpus else [],
             environment=account.ENVIRONMENT if served.cpus else {},
         )
 

@@ -4,6 +4,7 @@
 It is a site itself: a host for guests is a machine in whose QEMU-emulated EL2 another QEMU runs.
 """
 
+import logging
 import re
 import subprocess
 import time
@@ -30,6 +31,8 @@ GUEST_SSH, GUEST_MONITOR = 2222, 4444
 NO_MONITOR = (OSError, EOFError, QMPError)
 # A migration's stream is without the memory: QEMU would look for zeros in each of its pages.
 MEMORY_STAYS = {"capability": "x-ignore-shared", "state": True}
+
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what it logs, it raises as well
 
 
 class Machine:
@@ -247,7 +250,7 @@ class Machine:
         arguments = [
             *("-nodefaults", "-display", "none", "-no-reboot"),
             *("-name", f"{self.name},debug-threads=on"),
-            *("-pidfile", str(self._run.directory / f"{self.name}.pid")),
+            *("-pidfile", str(self._run.memory / f"{self.name}.pid")),
             *("-smp", str(self.cpus), "-m", f"{self._memory_mb}M"),
             *("-chardev", f"file,id=console,path={self._console},append=on"),
             *("-serial", "chardev:console"),
