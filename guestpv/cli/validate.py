@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -97,7 +98,7 @@ def validate(
     options = Options(_QUICK_S if quick else _DEFAULT_S, disruptive, wait, host_account)
     with ExitStack() as stack:
         file = stack.enter_context(_created(junit)) if junit else None
-        progress: Callable[[str], None] = stack.enter_context(_progress())
+        progress = _progress(stack)
         guest = Guest("/dev/guestpv" if source in ("auto", "device") else source, options, progress)
         stack.callback(guest.close)
         code = _run(checks, guest, _reports(guest, file, as_json, as_tap))
@@ -185,10 +186,33 @@ def _list(checks: list[Check], as_json: bool) -> None:
 
 
 def _reports(guest: Guest, junit: IO[bytes] | None, as_json: bool, as_tap: bool) -> list[Report]:
-    from guestpv.cli.reports import ForPeople, Json, JUnit, Tap
+    reports: list[Report] = []
+    if as_json:
+        from guestpv.cli.reports.record import RecordReport
 
-    first: Report = Json(guest.reader.source) if as_json else Tap() if as_tap else ForPeople()
-    return [first, JUnit(junit)] if junit else [first]
+        reports.append(RecordReport(guest.reader.source))
+    elif as_tap:
+        from guestpv.cli.reports.tap import TapReport
+
+        reports.append(TapReport())
+    else:
+        from guestpv.cli.reports.people import PeopleReport
+
+        reports.append(PeopleReport())
+    if junit:
+        from guestpv.cli.reports.junit import JunitReport
+
+        reports.append(JunitReport(junit))
+    return reports
+
+
+def _progress(stack: ExitStack) -> Callable[[str], None]:
+    """Only a terminal is shown what is being done."""
+    if not sys.stderr.isatty():
+        return lambda _: None
+    from guestpv.cli.reports.progress import progress
+
+    return stack.enter_context(progress())
 
 
 def _created(path: Path) -> IO[bytes]:
@@ -201,14 +225,6 @@ def _created(path: Path) -> IO[bytes]:
             error.strerror or str(error),
             "give another path to --junit",
         ) from error
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    from guestpv.cli.reports import Progress
-
-    with Progress() as progress:
-        yield progress
 
 
 @contextmanager

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""A host that breaks its promises: each fault is seen, and over when its block is."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from pvlab import Lab, LabError
+from pvlab.faults import hypercalls
+from pvlab.kernels import kernel
+
+ARCH_FEATURES, PV_TIME_FEATURES, PV_TIME_ST = 0x80000001, 0xC5000020, 0xC5000021
+UNDEFINED = 0xC500003F
+STRUCTURES = 0x090A0000  # where QEMU has them, 64 bytes apart
+IN_RAM, MISALIGNED = 0x48000000, STRUCTURES + 0x84
+VCPUS = 4
+
+INSERT = "rmmod guestpv 2>/dev/null; insmod /lib/modules/$(uname -r)/extra/guestpv.ko"
+SPIN = "for cpu in 0 1; do timeout 1 taskset -c $cpu sh -c 'while :; do :; done' & done; wait"
+REPLUG = "cd /sys/devices/system/cpu/cpu1; echo 0 >online; echo 1 >online"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab(kernel="claim-6.1", vcpus=VCPUS) as lab:
+        lab.run(["sh", "-c", INSERT]).check_returncode()
+        yield lab
+
+
+def answers(lab):
+    """What each vCPU is answered when the module is inserted now."""
+    lab.run(["sh", "-c", INSERT]).check_returncode()
+    return json.loads(lab.run(["guestpv", "info", "--json"]).stdout)["cpus"]
+
+
+def structure(vcpu):
+    return STRUCTURES + 64 * vcpu
+
+
+def count(lab, vcpu):
+    return int.from_bytes(lab.read_guest_memory(structure(vcpu) + 8, 8), "little")
+
+
+def modules(lab):
+    return lab.host.run(["cat", "/proc/modules"]).stdout
+
+
+def test_the_hosts_module_builds_without_a_warning():
+    assert hypercalls.module().warnings() == []
+
+
+def test_checkpatch_finds_nothing_in_it():
+    script = kernel("claim-6.1").directory() / "build/scripts/checkpatch.pl"
+    options = ["--no-tree", "--strict", "--terse", "--max-line-length=100", "--file"]
+    files = sorted(hypercalls.HERE.glob("*.c"))
+    checked = subprocess.run([script, *options, *files], capture_output=True, text=True)
+    assert (checked.stdout + checked.stderr, checked.returncode) == ("", 0)
+
+
+def test_hypercalls_are_answered_wrongly_to_those_for_whom_it_is_meant(lab):
+    with (
+        lab.answering(call=PV_TIME_ST, answer=IN_RAM, vcpu=1),
+        lab.answering(call=PV_TIME_ST, answer=MISALIGNED, vcpu=2),
+        lab.answering(call=ARCH_FEATURES, arg=PV_TIME_FEATURES, answer=-1, vcpu=3),
+        lab.answering(call=PV_TIME_FEATURES, arg=UNDEFINED, answer=0xFFFF_FFFF),
+    ):
+        cpus = answers(lab)
+    assert [cpu["st_return"] for cpu in cpus] == [structure(0), IN_RAM, MISALIGNED, None]
+    assert [cpu["arch_features"] for cpu in cpus] == [0, 0, 0, -1]
+    assert [cpu["features_undefined"] for cpu in cpus] == [0xFFFF_FFFF] * 3 + [None]
+    assert [cpu["features_st"] for cpu in cpus] == [0] * 3 + [None]
+
+    assert "pvfault" not in modules(lab)
+    lab.run(["sh", "-c", INSERT]).check_returncode()
+    assert f"guestpv: {VCPUS} stolen-time structures" in lab.run(["dmesg"]).stdout.splitlines()[-1]
+
+
+def test_more_wrong_answers_than_there_is_room_for_are_refused(lab):
+    faults = lab._hypercalls
+    free, faults._answers = faults._answers, [hypercalls.WrongAnswer(call=1)] * hypercalls.ANSWERS
+    with pytest.raises(LabError, match="no more than 8"), lab.answering(call=1, answer=0):
+        pass
+    faults._answers = free
+
+
+def test_a_frozen_count_does_not_move_and_the_others_do(lab):
+    lab.steal(40)
+    with lab.frozen(vcpu=1):
+        before = count(lab, 0), count(lab, 1)
+        lab.run(["sh", "-c", SPIN])
+        after = count(lab, 0), count(lab, 1)
+    assert after[0] > before[0]
+    assert after[1] == before[1]
+    lab.run(["sh", "-c", SPIN])
+    lab.steal(0)
+    assert count(lab, 1) > after[1]
+
+
+def test_a_count_that_does_not_restart_goes_on_over_a_hotplug(lab):
+    with lab.not_restarting():
+        before = count(lab, 1)
+        lab.run(["sh", "-c", REPLUG]).check_returncode()
+        assert count(lab, 1) >= before > 0
+    lab.run(["sh", "-c", REPLUG]).check_returncode()
+    assert count(lab, 1) < before
+
+
+def test_memory_is_written_where_the_guest_sees_it(lab):
+    lab.write_guest_memory(structure(1), b"\x01\0\0\0\x02")
+    assert lab.read_guest_memory(structure(1), 5) == b"\x01\0\0\0\x02"
+    lab.write_guest_memory(structure(1), bytes(5))
+    with pytest.raises(LabError, match="no memory at 0x30000000"):
+        lab.read_guest_memory(0x30000000, 4)
+
+
+def test_a_writer_writes_for_as_long_as_it_is_to(lab):
+    with lab.flipping_revision(structure(1)):
+        for revision in b"\0", b"\1":
+            assert any(lab.read_guest_memory(structure(1), 1) == revision for _ in range(20))
+    assert lab.read_guest_memory(structure(1), 8) == bytes(8)
+
+    before = count(lab, 1)
+    with lab.creeping_count(structure(1), by_ns=1 << 40):
+        assert count(lab, 1) > before + (1 << 40)
+    assert count(lab, 1) < before + (1 << 40)
+
+    with lab.tearing_count(structure(1)):
+        assert count(lab, 1) > 1 << 40
+    assert count(lab, 1) < before + (1 << 40)
+
+
+def test_a_writer_that_fails_is_reported(lab):
+    with (
+        pytest.raises(LabError, match="ended by itself"),
+        lab.writing(structure(1), "write(0, 'no bytes')"),
+    ):
+        lab.host.run(["sleep", "0.5"])
