@@ -67,7 +67,7 @@ class Machine:
         self._how = how
         self._memory_mb = memory_mb
         self._shares = shares
-        self._moves = moves
+        self.moves = moves
         self._forwards = forwards
         self._environment = environment or {}
         self._console = run.directory / f"{name}.console"
@@ -237,7 +237,7 @@ class Machine:
 
     def _memory(self) -> list[str]:
         """Memory in a file of its site, which another QEMU can take over as it is."""
-        if not self._moves:
+        if not self.moves:
             return []
         file = f"size={self._memory_mb}M,mem-path={self.memory},share=on,align=2M"
         return ["-object", f"memory-backend-file,id=ram,{file}", "-machine", "memory-backend=ram"]

@@ -13,6 +13,8 @@ UNLIMITED = 1 << 40  # bytes a second; without it, QEMU spares a network that is
 
 def save(machine: Machine, state: Path) -> None:
     """Stop it, and write all but its memory. `cont` lets it go on, under this QEMU."""
+    if not machine.moves:
+        raise LabError(f"{machine.name}: its memory is not in a file, so it can't be saved")
     machine.qmp("stop")
     machine.qmp("migrate-set-capabilities", capabilities=[MEMORY_STAYS])
     machine.qmp("migrate-set-parameters", max_bandwidth=UNLIMITED)
