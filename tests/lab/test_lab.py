@@ -117,6 +117,8 @@ def test_a_guest_without_a_hypervisor():
         assert lab.run(["uname", "-m"]).stdout.strip() == "aarch64"
         with pytest.raises(LabError, match="no hypervisor"):
             lab.steal(40)
+        with pytest.raises(LabError, match="can't be saved"):
+            lab.move()
 
 
 def test_what_is_there_to_build_against_can_not_be_booted():
