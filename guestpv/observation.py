@@ -26,7 +26,7 @@ OBSERVATION = np.dtype(
             *("leaps", "leap_ns", "leap_within_ns", "torn", "torn_ns"),
             *("unknown", "unknown_word", "absent", "busy", "restarts"),
             *("gaps", "gaps_ns", "gaps_stolen_ns", "longest_ns", "unaccounted_ns"),
-            *("quiet_ns", "quiet_stolen_ns"),
+            *("quiet_ns", "quiet_excess_ns"),
             *("other_looks", "other_advances", "other_decreases", "waited_ns"),
         )
     ]
@@ -52,7 +52,8 @@ OBSERVATION = np.dtype(
 ``gaps``            times between two looks that were *gap_ns* or longer: how many, all together,
                     what the count grew by in them, the longest, and the most of one for which
                     the count did not account
-``quiet``           the other times, and what the count grew by in them
+``quiet``           the other times, and what the count grew by in them though nothing was missing:
+                    the looks came one after the other as fast as they do
 ``other_``          looks at the other vCPU's count; how often that grew, or was lower than before
 ``waited_ns``       how long the thread waited for its vCPU while something else of the guest ran
 ==================  ==============================================================================

@@ -129,8 +129,8 @@ static void step(struct observer *observer, const struct look *now, uint64_t aft
 
 	if (interval_ns >= gap_ns || observer->open_gap_ns)
 		sum->gaps_stolen_ns += grown_ns;
-	else
-		sum->quiet_stolen_ns += grown_ns;
+	else if (grown_ns > bracket_ns - sum->step_ns)
+		sum->quiet_excess_ns += grown_ns - (bracket_ns - sum->step_ns);
 	if (observer->open_gap_ns)
 		close_gap(observer, grown_ns);
 	if (interval_ns >= gap_ns) {

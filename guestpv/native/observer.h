@@ -33,7 +33,7 @@ struct observation {
 	uint64_t absent, busy, restarts;
 	uint64_t gaps, gaps_ns, gaps_stolen_ns;
 	uint64_t longest_ns, unaccounted_ns;
-	uint64_t quiet_ns, quiet_stolen_ns;
+	uint64_t quiet_ns, quiet_excess_ns;
 	uint64_t other_looks, other_advances, other_decreases;
 };
 
