@@ -21,7 +21,7 @@ Exit codes, the same for every command:  0 done;  1 unexpected error, or the out
 written;  2 wrong usage;  3 nothing to read from;  4 not permitted;  5 device or page image of
 another format;  6 no such CPU;  7 no structure, or one that must not be interpreted;  8 busy;
 9 the module could not be loaded or unloaded;  10 no PV-time on this machine;  11 a check of
-validate failed;  128 and more: ended by a signal.
+validate failed;  130 validate was interrupted.
 
 An error is one line on stderr, 'guestpv: WHAT. WHY: WHAT TO DO.', or with --json one object.
 """

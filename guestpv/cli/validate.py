@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from guestpv.cli.options import JsonOption, SourceOption
 from guestpv.cli.records import write
 from guestpv.cli.source import open_source
 from guestpv.errors import Error, NoSourceError
+from guestpv.mapped import DEVICE
 
 if TYPE_CHECKING:
     from guestpv.cli.reports import Report
@@ -83,7 +85,8 @@ def validate(
     """Check what the specification promises of stolen time, in this guest, and say what was seen.
 
     Every vCPU is kept busy and watched from itself, which judges the hypervisor's account without
-    anybody's word on the host. The exit code is 0 only if no check failed, and 11 if one did.
+    anybody's word on the host. If the module is not loaded, it is for the run, where root asks for
+    it. The exit code is 0 only if no check failed, and 11 if one did.
     """
     checks = _selected(only or [], skip or [])
     if list_only:
@@ -91,15 +94,15 @@ def validate(
         return
     if as_json and as_tap:
         raise typer.BadParameter("--json and --tap are two formats of one report")
-    _check_source(source)
-
-    from guestpv.validate import Guest, Options
-
-    options = Options(_QUICK_S if quick else _DEFAULT_S, disruptive, wait, host_account)
     with ExitStack() as stack:
         file = stack.enter_context(_created(junit)) if junit else None
-        progress = _progress(stack)
-        guest = Guest("/dev/guestpv" if source in ("auto", "device") else source, options, progress)
+        _load_for_now(stack, source)
+        path = _path(source)
+
+        from guestpv.validate import Guest, Options
+
+        options = Options(_QUICK_S if quick else _DEFAULT_S, disruptive, wait, host_account)
+        guest = Guest(path, options, _progress(stack))
         stack.callback(guest.close)
         code = _run(checks, guest, _reports(guest, file, as_json, as_tap))
     raise typer.Exit(code)
@@ -155,15 +158,27 @@ def _names(lists: list[str]) -> list[str]:
     return [name.strip() for names in lists for name in names.split(",")]
 
 
-def _check_source(source: str) -> None:
-    """What is wrong with it shows before anything is begun."""
+def _load_for_now(stack: ExitStack, source: str) -> None:
+    """If nothing but the module is missing, have it while *stack* lasts."""
+    if source not in ("auto", "device") or os.geteuid() or os.path.exists(DEVICE):
+        return
+    from guestpv import module
+
+    if module.load(say=lambda what: typer.echo(f"guestpv: {what}", err=True)):
+        typer.echo("guestpv: the module was not loaded, and is for this run", err=True)
+        stack.callback(module.unload)
+
+
+def _path(source: str) -> str:
+    """The device or page image that is meant. Raises what is wrong with it."""
     with open_source(source) as reader:
         if reader.source.kind == "procfs":
             raise NoSourceError(
                 "/proc/stat: nothing to validate",
                 "It is the kernel's own account, and not what a hypervisor promised",
-                "validate the device: 'sudo guestpv load', then 'sudo guestpv validate'",
+                "validate the device: 'sudo guestpv validate'",
             )
+        return reader.source.path
 
 
 def _list(checks: list[Check], as_json: bool) -> None:

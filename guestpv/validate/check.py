@@ -30,7 +30,7 @@ class Effect(StrEnum):
 
     NOTHING = "nothing"
     LOAD = "load"
-    """It keeps every vCPU busy for a while."""
+    """It keeps every vCPU busy for a while, and judges what was watched meanwhile."""
     HOTPLUG = "hotplug"
     """It takes CPUs offline and back, which restarts their counts."""
     SUSPEND = "suspend"

@@ -9,7 +9,6 @@ from guestpv.cpulist import listed
 from guestpv.observation import GAP_NS
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
 from guestpv.validate.guest import Guest
-from guestpv.validate.watched import unwatched
 
 _CLAUSE = "DEN0057A, 3.2.2: stolen_time"
 
@@ -24,8 +23,6 @@ clocks of host and guest are rounded differently."""
 
 @check("counter.monotonic", "The count never goes back within an epoch", _CLAUSE, Effect.LOAD)
 def monotonic(guest: Guest) -> Finding:
-    if reason := unwatched(guest):
-        return skipped(reason)
     rows = guest.watched.rows
     for row in rows[rows["decreases"] > 0]:
         return failed(
@@ -48,8 +45,6 @@ def monotonic(guest: Guest) -> Finding:
     Effect.LOAD,
 )
 def within_time(guest: Guest) -> Finding:
-    if reason := unwatched(guest):
-        return skipped(reason)
     rows = guest.watched.rows
     for row in rows[rows["leaps"] > 0]:
         return failed(
@@ -77,8 +72,6 @@ def plausible(guest: Guest) -> Finding:
 
 @check("counter.grows", "The count grows when time is taken from a busy vCPU", _CLAUSE, Effect.LOAD)
 def grows(guest: Guest) -> Finding:
-    if reason := unwatched(guest):
-        return skipped(reason)
     rows = guest.watched.rows
     missing_ns = rows["gaps_ns"].astype(np.int64) - rows["waited_ns"].astype(np.int64)
     passed_ns = (rows["ended_ns"] - rows["began_ns"]).astype(np.int64)
@@ -99,8 +92,6 @@ def grows(guest: Guest) -> Finding:
 
 @check("counter.still", "The count stands still while no time is taken", _CLAUSE, Effect.LOAD)
 def still(guest: Guest) -> Finding:
-    if reason := unwatched(guest):
-        return skipped(reason)
     rows = guest.watched.rows
     for row in rows[rows["quiet_excess_ns"] > _EXCESS * rows["quiet_ns"] + GAP_NS]:
         return failed(
@@ -119,8 +110,6 @@ def still(guest: Guest) -> Finding:
     Effect.LOAD,
 )
 def remote(guest: Guest) -> Finding:
-    if reason := unwatched(guest):
-        return skipped(reason)
     rows = guest.watched.rows
     if len(rows) == 1:
         return skipped("there is one vCPU only")
@@ -137,8 +126,6 @@ def remote(guest: Guest) -> Finding:
 
 @check("counter.whole", "A count is read whole, never torn", _CLAUSE, Effect.LOAD)
 def whole(guest: Guest) -> Finding:
-    if reason := unwatched(guest):
-        return skipped(reason)
     rows = guest.watched.rows
     for row in rows[rows["torn"] > 0]:
         return failed(

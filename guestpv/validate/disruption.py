@@ -6,8 +6,8 @@ A function returns what was there before and after, or as text why it could not 
 
 from __future__ import annotations
 
-import errno
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,7 +71,8 @@ def switch_cpus(guest: Guest) -> list[Switched] | str:
     for cpu in cpus:
         guest.progress(f"taking cpu{cpu} offline and back")
         try:
-            switched.append(_switch_one(guest, cpu))
+            with _undisturbed():
+                switched.append(_switch_one(guest, cpu))
         except PermissionError:
             return f"this user may not take cpu{cpu} offline"
         except OSError as error:
@@ -104,20 +105,18 @@ def _offline(cpu: int) -> Iterator[None]:
     try:
         yield
     finally:
-        _back(cpu)
+        _switch(cpu).write_text("1")
 
 
-def _back(cpu: int) -> None:
-    """It must come back: whatever keeps it from that, as a second Ctrl-C, try again."""
-    for _ in range(50):
-        try:
-            _switch(cpu).write_text("1")
-        except OSError as error:
-            if error.errno not in (errno.EBUSY, errno.EAGAIN):
-                raise
-            time.sleep(0.1)
-        else:
-            return
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until what was changed is undone."""
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _switch(cpu: int) -> Path:
@@ -139,10 +138,11 @@ def suspend(guest: Guest) -> Resumed | str:
         before, ipas, began_ns = guest.reader.snapshot(), _ipas(guest), _boot_ns()
         ALARM.write_text("0")
         ALARM.write_text(f"+{_SLEEP_S}")
-        try:
-            (POWER / "state").write_text("freeze")
-        finally:
-            ALARM.write_text("0")
+        with _undisturbed():
+            try:
+                (POWER / "state").write_text("freeze")
+            finally:
+                ALARM.write_text("0")
     except OSError as error:
         return f"the guest can't be suspended: {error.strerror}"
     return Resumed(before, ipas, guest.reader.snapshot(), _ipas(guest), _boot_ns() - began_ns)
@@ -162,14 +162,15 @@ def reload(guest: Guest) -> Resumed | str:
     except ModuleError as error:
         return str(error)
     before, ipas, began_ns = guest.reader.snapshot(), _ipas(guest), _boot_ns()
-    guest.close()
-    try:
-        module.unload()
-    except BusyError as error:
-        return str(error)
-    finally:
-        module.load(again)
-        guest.open()
+    with _undisturbed():
+        guest.close()
+        try:
+            module.unload()
+        except BusyError as error:
+            return str(error)
+        finally:
+            module.load(again)
+            guest.open()
     return Resumed(before, ipas, guest.reader.snapshot(), _ipas(guest), _boot_ns() - began_ns)
 
 

@@ -105,6 +105,17 @@ class Guest:
         watched = self._watch()
         return self._watch() if watched.slept_s else watched
 
+    @property
+    def unwatched(self) -> str | None:
+        """Why nothing follows from what was watched; None if something does."""
+        if not len(self.watched.rows):
+            return "there is no vCPU with a structure that this process may run on"
+        if self.watched.slept_s:
+            return f"the machine slept for {self.watched.slept_s:g} s while it was watched, twice"
+        if not self.watched.rows["looks"].any():
+            return "no count can be interpreted"
+        return None
+
     def _watch(self) -> Watched:
         account = self.options.host_account
         clocks = Clocks.now()

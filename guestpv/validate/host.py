@@ -6,7 +6,6 @@ from typing import Any
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
 from guestpv.validate.guest import Guest
 from guestpv.validate.hostaccount import HostView
-from guestpv.validate.watched import unwatched
 
 _ALLOWED = 0.02
 _ALLOWED_NS = 5_000_000
@@ -19,8 +18,6 @@ _ALLOWED_NS = 5_000_000
     Effect.LOAD,
 )
 def agrees(guest: Guest) -> Finding:
-    if reason := unwatched(guest):
-        return skipped(reason)
     if guest.watched.host is None:
         return skipped("the host's account is not to be had here: see --host-account")
     begin, end = guest.watched.host

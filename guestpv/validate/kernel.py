@@ -6,7 +6,6 @@ import numpy as np
 from guestpv.procstat import TICK_NS, KernelAccount
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
-from guestpv.validate.watched import unwatched
 
 _CLAUSE = "proc(5): steal"
 
@@ -18,8 +17,6 @@ _CLAUSE = "proc(5): steal"
     Effect.LOAD,
 )
 def agrees(guest: Guest) -> Finding:
-    if reason := unwatched(guest):
-        return skipped(reason)
     watched = guest.watched
     cpus = watched.rows["cpu"].astype(np.intp)
     stolen_ns = watched.after["stolen_ns"].astype(np.int64) - watched.before["stolen_ns"].astype(
@@ -47,8 +44,6 @@ def agrees(guest: Guest) -> Finding:
 
 @check("kernel.forward", "/proc/stat's steal does not run backwards", _CLAUSE, Effect.LOAD)
 def forward(guest: Guest) -> Finding:
-    if reason := unwatched(guest):
-        return skipped(reason)
     backwards_ns = guest.watched.kernel_backwards_ns
     if backwards_ns.any():
         cpu = int(np.argmax(backwards_ns))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from guestpv.validate.check import Check, Finding, Verdict, skipped
+from guestpv.validate.check import Check, Effect, Finding, Verdict, skipped
 from guestpv.validate.guest import Guest
 
 
@@ -39,4 +39,6 @@ def _judge(check: Check, guest: Guest) -> Finding:
         return skipped("needs a live hypervisor, not a page image")
     if not guest.asked:
         return skipped("no CPU was online since the module was loaded")
+    if check.live and check.effect == Effect.LOAD and (reason := guest.unwatched):
+        return skipped(reason)
     return check.judge(guest)

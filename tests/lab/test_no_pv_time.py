@@ -47,15 +47,16 @@ def test_insmod_is_refused_in_one_line(place):
     assert lab.run(["ls", "/sys/module/guestpv"]).returncode != 0
 
 
-def test_load_says_which_step_failed_and_what_it_returned(place):
+@pytest.mark.parametrize("command", ["load", "validate"])
+def test_load_says_which_step_failed_and_what_it_returned(place, command):
     lab, _, line = place
     step = line.removeprefix("guestpv: not loaded: ")
-    done = lab.run(["guestpv", "load"])
+    done = lab.run(["guestpv", command])
     assert (done.stdout, done.returncode) == ("", 10)
     (said,) = done.stderr.splitlines()
     assert step in said
     assert "--source procfs" in said
-    record = json.loads(lab.run(["guestpv", "load", "--json"]).stderr)
+    record = json.loads(lab.run(["guestpv", command, "--json"]).stderr)
     assert step in record["why"]
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from guestpv import layout
+from guestpv.validate import catalogue
 from pvlab import Lab
 
 BASE = 0x090A0000
@@ -63,8 +64,11 @@ def answering(**wrong: int) -> Arrange:
     return arrange
 
 
-def moved_at_hotplug(lab: Lab) -> AbstractContextManager[None]:
-    return lab.answering(call=ST, vcpu=1, answer=ipa(2))
+@contextmanager
+def moved_at_hotplug(lab: Lab) -> Iterator[None]:
+    with lab.answering(call=ST, vcpu=1, answer=ipa(2)):
+        yield
+    claim_again(lab)
 
 
 def wrote(vcpu: int, offset: int, content: bytes) -> Arrange:
@@ -101,13 +105,19 @@ def at_its_end(lab: Lab) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def busy(lab: Lab) -> Iterator[None]:
+    """The host runs something else, as hosts do."""
+    lab.steal(40)
+    try:
+        yield
+    finally:
+        lab.steal(0)
+
+
+@contextmanager
 def frozen(lab: Lab) -> Iterator[None]:
-    with lab.frozen():
-        lab.steal(40)
-        try:
-            yield
-        finally:
-            lab.steal(0)
+    with lab.frozen(), busy(lab):
+        yield
 
 
 @contextmanager
@@ -130,6 +140,24 @@ def meanwhile(lab: Lab, act: Callable[[], None]) -> Iterator[None]:
 
 def paused(seconds: float) -> Arrange:
     return lambda lab: meanwhile(lab, lambda: lab.pause(seconds))
+
+
+@contextmanager
+def pausing(lab: Lab) -> Iterator[None]:
+    """The VM is held again and again, so that it is while it is watched."""
+    over = threading.Event()
+
+    def hold() -> None:
+        while not over.wait(1.0):
+            lab.pause(1.5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def lost_in_a_pause(lab: Lab) -> AbstractContextManager[None]:
@@ -202,9 +230,10 @@ CLAIM = [
     Fault(
         "creeping",
         "counter.still",
-        lambda lab: lab.creeping_count(ipa(0), by_ns=5_000),
+        lambda lab: lab.creeping_count(ipa(0), by_ns=1_000),
     ),
     Fault("written in halves", "counter.whole", lambda lab: lab.tearing_count(ipa(0))),
+    Fault("a kernel that accounts for none", "kernel.agrees", busy, verdict="warn"),
     Fault("forward by an hour", "host.agrees", stepping(0, 3600 * 10**9)),
     Fault(
         "paused for 10 s", "life.paused", paused(10), "--wait 30", "warn", "stood still for about"
@@ -214,7 +243,6 @@ CLAIM = [
     Fault("set back", "life.suspend", stepping(0, -(10**9)), "--disruptive"),
 ]
 STOCK = [
-    Fault("set back", "kernel.agrees", stepping(0, -(10**9))),
     Fault("set back", "kernel.forward", stepping(0, -(10**9))),
     Fault(
         "hotplug: Linux's own defect",
@@ -226,6 +254,21 @@ STOCK = [
     ),
     Fault("set back", "life.reload", stepping(0, -(10**9)), "--disruptive"),
 ]
+
+
+PAUSED = [
+    Fault(
+        "stands still in the middle, and says nothing",
+        "gaps.share",
+        pausing,
+        verdict="warn",
+        says="missing in one piece",
+    ),
+]
+HOLES = {
+    "discovery.smccc": "with SMCCC 1.0 there is no conduit, so the module does not load"
+    " (tests/lab/test_no_pv_time.py); on page images: tests/unit/test_validate.py",
+}
 
 
 # ---- the guest ----
@@ -245,40 +288,30 @@ def claim_again(lab: Lab) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def verdicts(report: str) -> dict[str, dict[str, str]]:
-    return {check["id"]: check for check in json.loads(report)["checks"]}
-
-
 def validate(lab: Lab, *options: str) -> dict[str, dict[str, str]]:
     done = lab.run(["guestpv", "validate", "--json", "--quick", *options])
     assert done.returncode in (0, 11), done
-    return verdicts(done.stdout)
+    return {check["id"]: check for check in json.loads(done.stdout)["checks"]}
 
 
 @pytest.fixture(scope="module")
-def labs() -> Iterator[Callable[[str], Lab]]:
-    """One lab at a time, kept as long as its kernel is the one that is wanted."""
+def labs() -> Iterator[Callable[..., Lab]]:
+    """One lab at a time, kept as long as it is the one that is wanted."""
     with ExitStack() as stack:
-        running: dict[str, Lab] = {}
+        running: dict[tuple[str, bool], Lab] = {}
 
-        def lab(kernel: str) -> Lab:
-            if kernel not in running:
+        def lab(kernel: str, virtual_time_stops: bool = True) -> Lab:
+            key = kernel, virtual_time_stops
+            if key not in running:
                 stack.close()
                 running.clear()
-                running[kernel] = stack.enter_context(Lab(kernel=kernel, memory_mb=384, load=True))
-            return running[kernel]
+                machine = Lab(
+                    kernel=kernel, memory_mb=384, load=True, virtual_time_stops=virtual_time_stops
+                )
+                running[key] = stack.enter_context(machine)
+            return running[key]
 
         yield lab
-
-
-@pytest.mark.parametrize("fault", CLAIM, ids=lambda fault: f"{fault.name} - {fault.check}")
-def test_a_fault_is_caught_where_guestpv_claims(labs, fault):
-    caught(labs("claim-6.1"), fault)
-
-
-@pytest.mark.parametrize("fault", STOCK, ids=lambda fault: f"{fault.name} - {fault.check}")
-def test_a_fault_is_caught_where_guestpv_adopts(labs, fault):
-    caught(labs("stock-6.1"), fault)
 
 
 def caught(lab: Lab, fault: Fault) -> None:
@@ -288,3 +321,129 @@ def caught(lab: Lab, fault: Fault) -> None:
     assert check["verdict"] == fault.verdict
     assert fault.says in check["text"] + check["advice"]
     CAUGHT.setdefault(fault.check, []).append(fault.name)
+
+
+def name_of(fault: Fault) -> str:
+    return f"{fault.name} - {fault.check}"
+
+
+@pytest.mark.parametrize("fault", PAUSED, ids=name_of)
+def test_a_fault_is_caught_where_virtual_time_goes_on(labs, fault):
+    caught(labs("claim-6.1", virtual_time_stops=False), fault)
+
+
+@pytest.mark.parametrize("fault", CLAIM, ids=name_of)
+def test_a_fault_is_caught_where_guestpv_claims(labs, fault):
+    caught(labs("claim-6.1"), fault)
+
+
+@pytest.mark.parametrize("fault", STOCK, ids=name_of)
+def test_a_fault_is_caught_where_guestpv_adopts(labs, fault):
+    caught(labs("stock-6.1"), fault)
+
+
+def test_each_check_has_a_fault_that_trips_it():
+    """The table of both, and its holes."""
+    for check in catalogue():
+        faults = CAUGHT.get(check.id) or [HOLES.get(check.id, "a hole: no fault tripped it")]
+        print(f"{check.id:24} {'; '.join(faults)}")
+    owned = {fault.check for fault in (*PAUSED, *CLAIM, *STOCK)}
+    assert owned | HOLES.keys() == {check.id for check in catalogue()}
+    assert owned.isdisjoint(HOLES)
+
+
+def test_an_unknown_revision_is_not_interpreted_and_reading_goes_on_when_it_is_known(labs):
+    """The thread's open question, as it looks to the users of a VM that was moved."""
+    lab = labs("stock-6.1")
+    watch = "guestpv watch --json --interval 0.5 --count 24 >/tmp/watched"
+    lab.run(["sh", "-c", f"setsid {watch} </dev/null >/dev/null 2>&1 &"])
+    with wrote(1, 0, b"\1\0\0\0")(lab):
+        time.sleep(2)  # the module looks once a second
+        done = lab.run(["guestpv", "read", "--cpu", "1"])
+        assert done.returncode == 7
+        assert "revision 1" in done.stderr
+        assert "since" in done.stderr
+        shown = guestpv(lab, "info")
+        assert "revision 1, attributes 0x0: unknown, since" in shown
+        record = json.loads(guestpv(lab, "read", "--json"))
+        assert (record["cpus"][1]["valid"], record["cpus"][1]["stolen_ns"]) == (False, None)
+        assert record["cpus"][0]["valid"]
+    assert json.loads(guestpv(lab, "read", "--json"))["cpus"][1]["valid"]
+    lab.run(["sh", "-c", "while pgrep -f '[g]uestpv watch' >/dev/null; do sleep 0.2; done"])
+    lines = [json.loads(line) for line in lab.run(["cat", "/tmp/watched"]).stdout.splitlines()]
+    texts = [event["text"] for line in lines for event in line["events"]]
+    assert any("revision 1" in text and "not interpreted" in text for text in texts), texts
+    assert any("its count goes on" in text for text in texts), texts
+    for line in lines:
+        assert line["cpus"][1]["valid"] == (line["cpus"][1]["revision"] == 0)
+
+
+def test_twenty_runs_in_a_row_have_one_verdict(labs):
+    lab = labs("stock-6.1")
+    lab.steal(40)
+    runs = [validate(lab) for _ in range(20)]
+    lab.steal(0)
+    verdicts = [{id: check["verdict"] for id, check in run.items()} for run in runs]
+    assert all(run == verdicts[0] for run in verdicts), verdicts
+    assert "fail" not in verdicts[0].values()
+    errors = [check["text"] for check in (run["host.agrees"] for run in runs)]
+    print("\n".join(errors))
+
+
+def test_a_vm_that_is_moved_ten_times_under_load_keeps_its_counts(labs):
+    lab = labs("stock-6.1")
+    before = json.loads(guestpv(lab, "read", "--json"))["cpus"]
+    lab.steal(40)
+    spin = "for cpu in 0 1; do taskset -c $cpu sh -c 'while :; do :; done' & done >/dev/null"
+    watch = "guestpv watch --json >/tmp/watched"
+    validate_last = "guestpv validate --json --only life --wait 120 >/tmp/validated"
+    detached = "</dev/null 2>/dev/null &"
+    lab.run(["sh", "-c", f"({spin}) {detached} setsid {watch} {detached}"])
+    for _ in range(9):
+        lab.move()
+    lab.run(["sh", "-c", f"setsid {validate_last} {detached}"])
+    time.sleep(15)
+    lab.move()
+    lab.run(["sh", "-c", "while pgrep -f '[g]uestpv validate' >/dev/null; do sleep 0.2; done"])
+    lab.run(["sh", "-c", "pkill -f '[g]uestpv watch'; pkill -f '[w]hile :'"])
+    lab.steal(0)
+
+    checks = json.loads(lab.run(["cat", "/tmp/validated"]).stdout)["checks"]
+    verdicts = {check["id"]: check["verdict"] for check in checks}
+    assert (verdicts["life.paused"], verdicts["life.survives"]) == ("warn", "pass"), checks
+    lines = lab.run(["cat", "/tmp/watched"]).stdout.splitlines()
+    watched = [json.loads(line) for line in lines if line.endswith("}")]
+    assert len(watched) > 10
+    for cpu in range(2):
+        counts = [line["cpus"][cpu]["stolen_ns"] for line in watched]
+        assert counts == sorted(counts)
+        assert counts[0] >= before[cpu]["stolen_ns"]
+        assert {line["cpus"][cpu]["epoch"] for line in watched} == {before[cpu]["epoch"]}
+    assert not [line["events"] for line in watched if line["events"]]
+
+
+EXPECTED = {
+    # what is not a pass, with --disruptive, under contention; it stands in the README, too
+    "stock-6.1": {"life.survives": "skip", "kernel.hotplug": "warn"},
+    "stock-6.12": {"life.survives": "skip", "kernel.hotplug": "warn"},
+    "claim-6.1": {
+        "life.survives": "skip",
+        "kernel.agrees": "warn",
+        "kernel.forward": "skip",
+        "kernel.hotplug": "skip",
+    },
+}
+
+
+@pytest.mark.parametrize("kernel", ["stock-6.1", "stock-6.12", "claim-6.1"])
+def test_the_whole_catalogue_on_a_healthy_guest(labs, kernel):
+    lab = labs(kernel)
+    lab.steal(40)
+    checks = validate(lab, "--disruptive")
+    lab.steal(0)
+    for check in checks.values():
+        print(f"{kernel:10} {check['verdict']:4} {check['id']:24} {check['text']}")
+    assert {
+        id: check["verdict"] for id, check in checks.items() if check["verdict"] != "pass"
+    } == EXPECTED[kernel]
+    assert lab.run(["cat", "/sys/devices/system/cpu/online"]).stdout == "0-1\n"

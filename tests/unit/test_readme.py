@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import guestpv
 from guestpv import image
 from guestpv.cli import app
+from guestpv.cli.validate import FAILED, INTERRUPTED
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
@@ -65,18 +66,27 @@ def test_the_c_header_in_ten_lines(path, tmp_path):
 def test_every_exit_code_is_the_one_of_its_error():
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
     raised = {error.exit_code for error in guestpv.Error.__subclasses__()}
-    assert codes == raised | {0, 1, 2}
+    assert codes == raised | {0, 1, 2, FAILED, INTERRUPTED}
 
 
 def test_every_command_and_option_it_names_exists():
-    named = set(re.findall(r"guestpv (\w+)(?= --|`|\n)", README)) - {"watch"} | {"watch"}
-    for command in named & {"info", "load", "unload", "read", "watch"}:
-        shown = CliRunner().invoke(app, [command, "--help"])
+    for command, options in {
+        "info": ("--source", "--json"),
+        "load": ("--json",),
+        "unload": ("--json",),
+        "read": ("--cpu", "--source", "--json"),
+        "watch": ("--interval", "--count", "--sort", "--cpu", "--source", "--json"),
+        "validate": (
+            *("--quick", "--disruptive", "--list", "--only", "--skip", "--wait"),
+            *("--junit", "--tap", "--json", "--host-account"),
+        ),
+    }.items():
+        shown = CliRunner().invoke(app, [command, "--help"], terminal_width=200)
         assert shown.exit_code == 0, command
-    watch = CliRunner().invoke(app, ["watch", "--help"], terminal_width=200).output
-    for option in ("--interval", "--count", "--sort", "--cpu", "--source", "--json"):
-        assert option in README
-        assert option in watch
+        assert f"guestpv {command}" in README
+        for option in options:
+            assert option in README
+            assert option in shown.output
 
 
 def test_one_version_everywhere():
