@@ -14,12 +14,15 @@ import numpy.typing as npt
 from guestpv.layout import Origin, State
 from guestpv.mapped import DEVICE, MappedReader
 from guestpv.observation import OBSERVATION, Observations, observe
-from guestpv.procstat import Accounts, accounts
 from guestpv.reader import Snapshot
 from guestpv.validate.disruption import Resumed, Switched, reload, suspend, switch_cpus
 from guestpv.validate.hostaccount import HostAccount, HostView
+from guestpv.validate.kernelwatch import KernelWatch, Sample
 
 Progress = Callable[[str], None]
+
+_SETTLED_S = 0.2
+"""An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,8 @@ class Watched:
     rows: Observations
     before: Snapshot
     after: Snapshot
-    kernel_before: Accounts
-    kernel_after: Accounts
+    samples: tuple[Sample, Sample]
+    """From within the interval, near its ends."""
     kernel_backwards_ns: npt.NDArray[np.int64]
     """Per CPU, the most by which /proc/stat's steal was lower than at the look before."""
     host: tuple[HostView, HostView] | None
@@ -69,8 +72,8 @@ class Guest:
         self.first = self.reader.snapshot()
         """As it was when the run began."""
         self.first_ipas = self.entries["ipa"]
-        self.clocks = Clocks.now()
-        """When that was."""
+        self._clocks = Clocks.now()
+        self._stood_still_s: float | None = None
 
     @property
     def live(self) -> bool:
@@ -119,28 +122,26 @@ class Guest:
     def _watch(self) -> Watched:
         account = self.options.host_account
         clocks = Clocks.now()
-        kernel = _KernelWatch(self.reader.cpus)
         host_before = account and account.view(self.reader)
-        before, kernel_before = self._sample()
+        kernel = KernelWatch(self.reader)
         seconds, began = self.options.observe_s, time.monotonic()
 
         def progress() -> None:
-            kernel.look()
             passed_s = min(seconds, time.monotonic() - began)
+            kernel.look(settled=passed_s > _SETTLED_S)
             self.progress(f"watching {len(self.watchable)} vCPUs: {passed_s:.0f} of {seconds:g} s")
 
+        before = self.reader.snapshot()
         rows = np.zeros(0, OBSERVATION)
         if self.watchable:
             rows = observe(self.reader, self.watchable, seconds, progress)
-        after, kernel_after = self._sample()
+        after = self.reader.snapshot()
         host_after = account and account.view(self.reader)
-        kernel.look()
         return Watched(
             rows=rows,
             before=before,
             after=after,
-            kernel_before=kernel_before,
-            kernel_after=kernel_after,
+            samples=(kernel.first, kernel.last),
             kernel_backwards_ns=kernel.backwards_ns,
             host=(host_before, host_after) if host_before and host_after else None,
             slept_s=Clocks.now().slept_s - clocks.slept_s,
@@ -161,6 +162,16 @@ class Guest:
         """What loading the module again did, or why that was not done."""
         return reload(self)
 
+    def stood_still_s(self) -> float | None:
+        """For how long the VM has been stopped since the run began; None if that can't be known.
+
+        Up to a second too much. Asked for a second, it is no less than that.
+        """
+        now_s = Clocks.now().stood_still_s(self._clocks)
+        if now_s is not None:
+            self._stood_still_s = max(now_s, self._stood_still_s or 0.0)
+        return self._stood_still_s
+
     def open(self) -> None:
         """Open the source again."""
         self.reader = MappedReader(self._path)
@@ -168,31 +179,6 @@ class Guest:
     def close(self) -> None:
         """Let go of it, so that the module can be removed."""
         self.reader.close()
-
-    def _sample(self) -> tuple[Snapshot, Accounts]:
-        """The counts, and what the kernel says, with how far the two may be apart."""
-        before = self.reader.snapshot()
-        kernel = accounts(self.reader.cpus)
-        after = self.reader.snapshot()
-        grown = after["stolen_ns"].astype(np.int64) - before["stolen_ns"].astype(np.int64)
-        kernel["slack_ns"] = grown.clip(0)
-        return before, kernel
-
-
-class _KernelWatch:
-    """Looks at /proc/stat again and again, for steal that is less than before."""
-
-    def __init__(self, cpus: tuple[int, ...]) -> None:
-        self._cpus = cpus
-        self._last = accounts(cpus)
-        self.backwards_ns = np.zeros(len(cpus), np.int64)
-
-    def look(self) -> None:
-        now = accounts(self._cpus)
-        both = now["present"] & self._last["present"]
-        lost = np.where(both, self._last["steal_ns"] - now["steal_ns"], 0)
-        self.backwards_ns = np.maximum(self.backwards_ns, lost)
-        self._last = now
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +205,10 @@ class Clocks:
         return round(self.boot_s - self.monotonic_s, 1)
 
     def stood_still_s(self, earlier: "Clocks") -> float | None:
-        """For how long the VM was stopped since *earlier*, give or take a second; None: unknown."""
+        """For how long the VM was stopped since *earlier*, give or take a second; None: unknown.
+
+        The RTC counts whole seconds.
+        """
         if self.rtc_s is None or earlier.rtc_s is None:
             return None
         return (self.rtc_s - earlier.rtc_s) - (self.boot_s - earlier.boot_s)

@@ -17,13 +17,11 @@ _CLAUSE = "proc(5): steal"
     Effect.LOAD,
 )
 def agrees(guest: Guest) -> Finding:
-    watched = guest.watched
-    cpus = watched.rows["cpu"].astype(np.intp)
-    stolen_ns = watched.after["stolen_ns"].astype(np.int64) - watched.before["stolen_ns"].astype(
-        np.int64
-    )
-    account = KernelAccount(watched.kernel_before)
-    account.tick(watched.kernel_after, stolen_ns, watched.before["epoch"] != watched.after["epoch"])
+    first, last = guest.watched.samples
+    cpus = guest.watched.rows["cpu"].astype(np.intp)
+    stolen_ns = last.rows["stolen_ns"].astype(np.int64) - first.rows["stolen_ns"].astype(np.int64)
+    account = KernelAccount(first.kernel)
+    account.tick(last.kernel, stolen_ns, first.rows["epoch"] != last.rows["epoch"])
     told_ns, counted_ns = int(account.steal_ns[cpus].sum()), int(stolen_ns[cpus].sum())
     text = f"/proc/stat {told_ns / 1e9:.2f} s, the count {counted_ns / 1e9:.3f} s"
     if not guest.adopted:

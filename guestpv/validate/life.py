@@ -8,10 +8,10 @@ import numpy as np
 from guestpv.layout import Origin, State
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
 from guestpv.validate.disruption import Resumed
-from guestpv.validate.guest import Clocks, Guest
+from guestpv.validate.guest import Guest
 
-_STOOD_STILL_S = 3.0
-"""The RTC counts seconds, so a stop may be up to two seconds shorter than it seems."""
+_STOOD_STILL_S = 1.5
+"""A VM that was not stopped seems to have been for up to one second."""
 _ERROR_NS = 10_000_000
 
 
@@ -145,7 +145,7 @@ def _wait(guest: Guest) -> float | None:
     """For how long the VM stood still since the run began; waits for it if asked to."""
     until_s = time.monotonic() + guest.options.wait_s
     while True:
-        stood_still_s = Clocks.now().stood_still_s(guest.clocks)
+        stood_still_s = guest.stood_still_s()
         left_s = until_s - time.monotonic()
         if stood_still_s is None or stood_still_s >= _STOOD_STILL_S or left_s <= 0:
             return stood_still_s

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""The kernel's account, looked at again and again beside the counts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from guestpv.procstat import Accounts, accounts
+from guestpv.reader import Reader, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The counts, and what the kernel says at the same time."""
+
+    rows: Snapshot
+    kernel: Accounts
+
+
+class KernelWatch:
+    """Looks at /proc/stat, and keeps by how much steal was less than at the look before."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._settled = False
+        self.first = self.last = self._sample()
+        self.backwards_ns = np.zeros(len(reader.cpus), np.int64)
+
+    def look(self, *, settled: bool) -> None:
+        """Look now. The first sample is the first that was taken when things had *settled*."""
+        before, self.last = self.last.kernel, self._sample()
+        now = self.last.kernel
+        both = now["present"] & before["present"]
+        lost = np.where(both, before["steal_ns"] - now["steal_ns"], 0)
+        self.backwards_ns = np.maximum(self.backwards_ns, lost)
+        if settled and not self._settled:
+            self.first, self._settled = self.last, True
+
+    def _sample(self) -> Sample:
+        before = self._reader.snapshot()
+        kernel = accounts(self._reader.cpus)
+        after = self._reader.snapshot()
+        grown = after["stolen_ns"].astype(np.int64) - before["stolen_ns"].astype(np.int64)
+        kernel["slack_ns"] = grown.clip(0)
+        return Sample(before, kernel)
