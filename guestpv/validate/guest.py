@@ -114,7 +114,7 @@ class Guest:
         if not len(self.watched.rows):
             return "there is no vCPU with a structure that this process may run on"
         if self.watched.slept_s:
-            return f"the machine slept for {self.watched.slept_s:g} s while it was watched, twice"
+            return f"the machine slept for {self.watched.slept_s:.1f} s while it was watched, twice"
         if not self.watched.rows["looks"].any():
             return "no count can be interpreted"
         return None
@@ -144,7 +144,7 @@ class Guest:
             samples=(kernel.first, kernel.last),
             kernel_backwards_ns=kernel.backwards_ns,
             host=(host_before, host_after) if host_before and host_after else None,
-            slept_s=Clocks.now().slept_s - clocks.slept_s,
+            slept_s=Clocks.now().slept_s(clocks),
         )
 
     @cached_property
@@ -199,10 +199,13 @@ class Clocks:
             _rtc_s(),
         )
 
-    @property
-    def slept_s(self) -> float:
-        """For how long the machine has slept since it booted, in whole tenths of a second."""
-        return round(self.boot_s - self.monotonic_s, 1)
+    def slept_s(self, earlier: "Clocks") -> float:
+        """For how long the machine has slept since *earlier*; 0 if that was half a second or less.
+
+        The two clocks are not read at the very same time, and between them time may be stolen.
+        """
+        slept_s = (self.boot_s - earlier.boot_s) - (self.monotonic_s - earlier.monotonic_s)
+        return slept_s if slept_s > 0.5 else 0.0
 
     def stood_still_s(self, earlier: "Clocks") -> float | None:
         """For how long the VM was stopped since *earlier*, give or take a second; None: unknown.
