@@ -244,13 +244,15 @@ def _created(path: Path) -> IO[bytes]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: what was changed is undone, what was found is told."""
+    """Whatever signal ends the run, what was changed is undone, and what was found is told."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = signal.SIGTERM, signal.SIGHUP
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

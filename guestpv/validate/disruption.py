@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -110,13 +111,25 @@ def _offline(cpu: int) -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until what was changed is undone."""
-    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    """Ctrl-C and what else ends a process wait until what was changed is undone.
+
+    Their handlers are put off. To block the signals would not do: another thread, as numpy has
+    them, would take them, and Python would still call the handler in this one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no handler is ever called here
+        return
+    came: list[int] = []
+    before: dict[int, Any] = {}
     try:
+        for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+            before[number] = signal.signal(number, lambda number, _: came.append(number))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _switch(cpu: int) -> Path:

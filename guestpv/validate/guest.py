@@ -51,8 +51,8 @@ class Watched:
     kernel_backwards_ns: npt.NDArray[np.int64]
     """Per CPU, the most by which /proc/stat's steal was lower than at the look before."""
     host: tuple[HostView, HostView] | None
-    slept_s: float
-    """For how long the whole machine was asleep meanwhile: then nothing follows from the rest."""
+    slept: bool
+    """Whether the whole machine was asleep meanwhile: then nothing follows from the rest."""
 
 
 class Guest:
@@ -106,15 +106,15 @@ class Guest:
     def watched(self) -> Watched:
         """Watch every vCPU; again if the machine slept meanwhile."""
         watched = self._watch()
-        return self._watch() if watched.slept_s else watched
+        return self._watch() if watched.slept else watched
 
     @property
     def unwatched(self) -> str | None:
         """Why nothing follows from what was watched; None if something does."""
         if not len(self.watched.rows):
             return "there is no vCPU with a structure that this process may run on"
-        if self.watched.slept_s:
-            return f"the machine slept for {self.watched.slept_s:.1f} s while it was watched, twice"
+        if self.watched.slept:
+            return "the machine slept while it was watched, twice"
         if not self.watched.rows["looks"].any():
             return "no count can be interpreted"
         return None
@@ -144,7 +144,7 @@ class Guest:
             samples=(kernel.first, kernel.last),
             kernel_backwards_ns=kernel.backwards_ns,
             host=(host_before, host_after) if host_before and host_after else None,
-            slept_s=Clocks.now().slept_s(clocks),
+            slept=Clocks.now().slept(clocks),
         )
 
     @cached_property
@@ -190,6 +190,9 @@ class Clocks:
     """Goes on while the machine sleeps."""
     rtc_s: int | None
     """Goes on while the VM is stopped, too; None where there is no RTC."""
+    suspends: str
+    """How often the machine has slept, where the kernel says so: the clocks may go on in a sleep
+    to idle."""
 
     @classmethod
     def now(cls) -> "Clocks":
@@ -197,15 +200,14 @@ class Clocks:
             time.monotonic(),
             time.clock_gettime(time.CLOCK_BOOTTIME),
             _rtc_s(),
+            _content("/sys/power/suspend_stats/success"),
         )
 
-    def slept_s(self, earlier: "Clocks") -> float:
-        """For how long the machine has slept since *earlier*; 0 if that was half a second or less.
-
-        The two clocks are not read at the very same time, and between them time may be stolen.
-        """
+    def slept(self, earlier: "Clocks") -> bool:
+        """Whether the machine has slept since *earlier*."""
         slept_s = (self.boot_s - earlier.boot_s) - (self.monotonic_s - earlier.monotonic_s)
-        return slept_s if slept_s > 0.5 else 0.0
+        # The two are not read at the very same time, and between them time may be stolen.
+        return slept_s > 0.5 or self.suspends != earlier.suspends
 
     def stood_still_s(self, earlier: "Clocks") -> float | None:
         """For how long the VM was stopped since *earlier*, give or take a second; None: unknown.
@@ -218,7 +220,13 @@ class Clocks:
 
 
 def _rtc_s() -> int | None:
+    seconds = _content("/sys/class/rtc/rtc0/since_epoch")
+    return int(seconds) if seconds else None
+
+
+def _content(path: str) -> str:
+    """What a file holds; empty if it can't be read."""
     try:
-        return int(Path("/sys/class/rtc/rtc0/since_epoch").read_text())
-    except (OSError, ValueError):
-        return None
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
