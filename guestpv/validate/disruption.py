@@ -122,8 +122,8 @@ def _undisturbed() -> Iterator[None]:
     came: list[int] = []
     before: dict[int, Any] = {}
     try:
-        for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
-            before[number] = signal.signal(number, lambda number, _: came.append(number))
+        for ending in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+            before[ending] = signal.signal(ending, lambda number, _: came.append(number))
         yield
     finally:
         for number, handler in before.items():
