@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from guestpv.errors import BusyError
 from guestpv.mapped import MappedReader
 
 OBSERVATION = np.dtype(
@@ -45,8 +46,8 @@ OBSERVATION = np.dtype(
                     more (``leap_ns``) than the ``leap_within_ns`` that passed
 ``torn``            how often it was soon back from a leap, or on from a decrease; the first of
                     the counts that stood between
-``unknown``         looks at a revision or attributes that are not 0; the first of them as a word
-``absent``          looks that found no structure
+``unknown``         looks at a revision or attributes that are not 0; all their bits, as a word
+``absent``          looks that found no structure, or its CPU offline
 ``busy``            looks that did not succeed because what was looked at kept changing
 ``restarts``        new epochs
 ``gaps``            times between two looks that were *gap_ns* or longer: how many, all together,
@@ -60,7 +61,7 @@ OBSERVATION = np.dtype(
 """
 
 GAP_NS = 10_000
-"""Below this, what takes time from a thread can't have been the host running something else."""
+"""From here on, the time between two looks is called a gap."""
 
 Observations = npt.NDArray[np.void]
 """An array of `OBSERVATION` rows."""
@@ -77,8 +78,8 @@ def observe(
     """Keep each of *cpus* busy for so long. Returns an array of `OBSERVATION`, a row for each.
 
     Each thread also looks at the next vCPU's count. *progress* is called a few times a second; what
-    it raises ends the observation at once. Raises what `Reader.read` does, and OSError if a thread
-    can't be pinned.
+    it raises ends the observation at once. Raises what `Reader.read` does, and BusyError if a CPU
+    can't be run on.
     """
     stop = bytearray(1)
     errors: list[BaseException] = []
@@ -86,31 +87,45 @@ def observe(
 
     def look(row: int, cpu: int, other: int) -> None:
         try:
-            os.sched_setaffinity(0, {cpu})  # of this thread alone
+            _pin(cpu)
             waited_ns = _waited_ns()
             seen = reader._observe(cpu, other, int(seconds * 1e9), gap_ns, stop)
             rows[row] = (*np.frombuffer(seen, np.uint64), _waited_ns() - waited_ns)
         except BaseException as error:
             errors.append(error)
+            stop[0] = 1
 
     others = [*cpus[1:], *cpus[:1]]
     threads = [
         threading.Thread(target=look, args=(row, cpu, other), name=f"observer of cpu{cpu}")
         for row, (cpu, other) in enumerate(zip(cpus, others, strict=True))
     ]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         while any(thread.is_alive() for thread in threads):
             progress()
             time.sleep(0.1)
     finally:
         stop[0] = 1
         for thread in threads:
-            thread.join()
+            if thread.ident is not None:  # else it was never started
+                thread.join()
     if errors:
         raise errors[0]
     return rows
+
+
+def _pin(cpu: int) -> None:
+    """Have this thread, and no other, run on a CPU alone."""
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError as error:
+        raise BusyError(
+            f"cpu{cpu}: not watched",
+            "It went offline, or this process may no longer run on it",
+            "try again",
+        ) from error
 
 
 def _waited_ns() -> int:

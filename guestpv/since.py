@@ -18,8 +18,8 @@ def since_s(entry: np.void) -> float | None:
 
 
 def since_text(entry: np.void) -> str:
-    """To be put behind what is unknown."""
+    """To be put behind what is unknown; empty if the module has not seen it yet."""
     since = since_s(entry)
     if since is None:
-        return ", for less than a second"
-    return time.strftime(", since %H:%M:%S", time.localtime(since))
+        return ""
+    return time.strftime(", since %Y-%m-%d %H:%M:%S", time.localtime(since))

@@ -30,7 +30,9 @@ guestpv.validate/1, one object:
                     reload), verdict (pass, warn, fail, skip), text, advice, figures (names carry
                     units; which there are depends on the check), duration_s
 
-guestpv.checks/1, one object: what the checks are, for validate --list
+guestpv.checks/1, one object, for validate --list:
+    checks          of each: id, group, promise, clause, effect, live (whether it needs a
+                    hypervisor, and not only the index of a page image)
 
 guestpv.watch/1, an object a line, one for each interval:
     interval_ns     how long it was; watched_ns: all intervals together

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +21,12 @@ from guestpv.errors import Error, NoSourceError
 from guestpv.mapped import DEVICE
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from guestpv.cli.reports import Report
     from guestpv.validate import Check, Guest, HostAccount, Outcome
+
+    Progress = AbstractContextManager[Callable[[str], None]]
 
 FAILED, INTERRUPTED = 11, 130
 
@@ -94,28 +98,34 @@ def validate(
         return
     if as_json and as_tap:
         raise typer.BadParameter("--json and --tap are two formats of one report")
-    with ExitStack() as stack:
-        file = stack.enter_context(_created(junit)) if junit else None
-        _load_for_now(stack, source)
-        path = _path(source)
+    try:
+        with _interruptible(), ExitStack() as stack:
+            file = stack.enter_context(_created(junit)) if junit else None
+            _load_for_now(stack, source)
+            path = _path(source)
 
-        from guestpv.validate import Guest, Options
+            from guestpv.validate import Guest, Options
 
-        options = Options(_QUICK_S if quick else _DEFAULT_S, disruptive, wait, host_account)
-        guest = Guest(path, options, _progress(stack))
-        stack.callback(guest.close)
-        code = _run(checks, guest, _reports(guest, file, as_json, as_tap))
+            options = Options(_QUICK_S if quick else _DEFAULT_S, disruptive, wait, host_account)
+            guest = Guest(path, options)
+            stack.callback(guest.close)
+            code = _run(checks, guest, *_reports(guest, file, as_json, as_tap))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:  # whoever read had enough: now that all is undone, end as a filter does
+        signal.raise_signal(signal.SIGPIPE)
+        raise
     raise typer.Exit(code)
 
 
-def _run(checks: list[Check], guest: Guest, reports: list[Report]) -> int:
+def _run(checks: list[Check], guest: Guest, reports: list[Report], progress: Progress) -> int:
     """Run the checks and report; returns the exit code."""
     from guestpv.validate import run
 
     outcomes: dict[str, Outcome] = {}
     began, code, trouble = time.monotonic(), 0, None
     try:
-        with _interruptible():
+        with progress as guest.progress:
             for outcome in run(checks, guest):
                 outcomes[outcome.check.id] = outcome
                 for report in reports:
@@ -164,9 +174,15 @@ def _load_for_now(stack: ExitStack, source: str) -> None:
         return
     from guestpv import module
 
+    def unload() -> None:
+        try:
+            module.unload()
+        except Error as error:  # somebody uses it: what was found counts for more
+            typer.echo(f"guestpv: {error}", err=True)
+
     if module.load(say=lambda what: typer.echo(f"guestpv: {what}", err=True)):
+        stack.callback(unload)
         typer.echo("guestpv: the module was not loaded, and is for this run", err=True)
-        stack.callback(module.unload)
 
 
 def _path(source: str) -> str:
@@ -190,44 +206,54 @@ def _list(checks: list[Check], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("ID", no_wrap=True)
-    for title in "PROMISE", "CLAUSE":
-        table.add_column(title)
+    table.add_column("PROMISE", ratio=3)
+    table.add_column("CLAUSE", ratio=2, overflow="fold")
     table.add_column("EFFECT", no_wrap=True)
     for check in checks:
         table.add_row(check.id, check.promise, check.clause, check.effect)
     Console().print(table)
 
 
-def _reports(guest: Guest, junit: IO[bytes] | None, as_json: bool, as_tap: bool) -> list[Report]:
+def _reports(
+    guest: Guest, junit: IO[bytes] | None, as_json: bool, as_tap: bool
+) -> tuple[list[Report], Progress]:
+    """Who reports, and what shows what is being done: on a terminal, and nowhere else."""
     reports: list[Report] = []
-    if as_json:
+    progress: Progress = nullcontext(lambda _: None)
+    if as_tap:
+        from guestpv.cli.reports.tap import TapReport
+
+        reports.append(TapReport())  # shows what is done as it is done
+    elif as_json:
         from guestpv.cli.reports.record import RecordReport
 
         reports.append(RecordReport(guest.reader.source))
-    elif as_tap:
-        from guestpv.cli.reports.tap import TapReport
+        if sys.stderr.isatty():
+            from rich.console import Console
 
-        reports.append(TapReport())
+            progress = _shown_on(Console(stderr=True))
     else:
+        from rich.console import Console
+
         from guestpv.cli.reports.people import PeopleReport
 
-        reports.append(PeopleReport())
+        console = Console(highlight=False)
+        reports.append(PeopleReport(console))
+        if console.is_terminal:
+            progress = _shown_on(console)
     if junit:
         from guestpv.cli.reports.junit import JunitReport
 
         reports.append(JunitReport(junit))
-    return reports
+    return reports, progress
 
 
-def _progress(stack: ExitStack) -> Callable[[str], None]:
-    """Only a terminal is shown what is being done."""
-    if not sys.stderr.isatty():
-        return lambda _: None
+def _shown_on(console: Console) -> Progress:
     from guestpv.cli.reports.progress import progress
 
-    return stack.enter_context(progress())
+    return progress(console)
 
 
 def _created(path: Path) -> IO[bytes]:
@@ -249,9 +275,16 @@ def _interruptible() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    numbers = signal.SIGTERM, signal.SIGHUP
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+    handlers: dict[signal.Signals, Any] = {
+        signal.SIGTERM: interrupt,
+        signal.SIGHUP: interrupt,
+        signal.SIGPIPE: signal.SIG_IGN,  # writing fails instead, and the stack is unwound
+    }
+    before = {number: signal.getsignal(number) for number in handlers}
     try:
+        for number, handler in handlers.items():
+            if before[number] != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, handler)
         yield
     finally:
         for number, handler in before.items():

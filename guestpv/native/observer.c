@@ -158,10 +158,10 @@ static void take(struct observer *observer, const struct sight *sight, uint64_t 
 	struct look now = { before_ns, sight->stolen_ns, sight->epoch };
 	struct observation *sum = observer->sum;
 
-	if (!sight->present || sight->word) {
-		sum->absent += !sight->present;
-		if (sight->word && !sum->unknown++)
-			sum->unknown_word = sight->word;
+	if (!sight->present || !sight->online || sight->word) {
+		sum->absent += !sight->present || !sight->online;
+		sum->unknown += sight->word != 0;
+		sum->unknown_word |= sight->word;
 		begin_anew(observer);
 		return;
 	}
@@ -187,7 +187,10 @@ static enum outcome look_at_other(struct observer *observer, struct pages *pages
 
 	if (outcome != OK)
 		return outcome;
-	if (now.present && !now.word) {
+	if (!now.online) {
+		/* It restarts before that is known as an epoch, but not while it is online. */
+		last->present = false;
+	} else if (now.present && !now.word) {
 		sum->other_looks++;
 		if (last->present && last->epoch == now.epoch) {
 			sum->other_advances += now.stolen_ns > last->stolen_ns;

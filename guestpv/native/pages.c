@@ -183,6 +183,7 @@ enum outcome pages_read(struct pages *pages, uint32_t nr, struct sight *sight)
 		sight->stolen_ns = le64toh(count);
 		sight->epoch = cpu->known.epoch;
 		sight->present = cpu->known.valid;
+		sight->online = cpu->known.state == GUESTPV_STATE_ONLINE;
 	}
 	return outcome;
 }

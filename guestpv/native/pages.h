@@ -43,6 +43,7 @@ struct sight {
 	uint64_t stolen_ns;
 	uint32_t epoch;
 	bool present; /* if not, there is no structure */
+	bool online; /* if not, the count is the last one, and may be about to start again */
 };
 
 struct cpu {

@@ -9,6 +9,8 @@ from guestpv.validate.check import Effect, Finding, check, failed, passed, skipp
 from guestpv.validate.guest import Guest
 
 _CLAUSE = "DEN0057A, 3.2.2"
+_OF_THE_ADDRESS = (Fault.UNALIGNED, Fault.OUT_OF_RANGE, Fault.SYSTEM_RAM, Fault.OVERLAP)
+"""Faults that have checks of their own."""
 _ADVICE = "the hypervisor returned an address that no guest may map; guestpv did not"
 
 
@@ -17,7 +19,7 @@ def given(guest: Guest) -> Finding:
     entries = guest.entries
     for cpu in guest.asked:
         entry = entries[cpu]
-        without = entry["fault"] in (Fault.NOT_SUPPORTED, Fault.NO_REGION)
+        without = entry["fault"] not in (Fault.NONE, *_OF_THE_ADDRESS)
         if without or (entry["state"] == State.ONLINE and not entry["offset"]):
             return failed(f"cpu{cpu} has none: {fault_text(entry['fault'])}")
     return passed(f"{len(guest.asked)} structures")

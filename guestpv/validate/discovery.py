@@ -19,7 +19,7 @@ _ANSWERS = (
     *("arch_features", "features_self", "features_st", "features_st_draft"),
     *("features_undefined", "features_st_smc32", "features_smc32"),
 )
-_PVTIME = "Linux, Documentation/virt/kvm/arm/pvtime.rst"
+_PVTIME = "Linux, pvtime.rst"
 
 
 @check("discovery.smccc", "SMCCC is of version 1.1 or later", "DEN0028, SMCCC_VERSION", live=False)

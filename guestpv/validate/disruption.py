@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from guestpv.errors import BusyError, ModuleError
+from guestpv.errors import BusyError, Error, ModuleError
 from guestpv.procstat import accounts
 from guestpv.reader import Snapshot
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CPUS = Path("/sys/devices/system/cpu")
 POWER = Path("/sys/power")
 ALARM = Path("/sys/class/rtc/rtc0/wakealarm")
+CHECK_MS = Path("/sys/module/guestpv/parameters/check_ms")
 
 _SLEEP_S = 3
 
@@ -68,7 +69,7 @@ def switch_cpus(guest: Guest) -> list[Switched] | str:
     cpus = [cpu for cpu in guest.watchable[1:] if _switch(cpu).exists()]
     if not cpus:
         return "there is no CPU that can be taken offline"
-    switched = []
+    switched, refused = [], ""
     for cpu in cpus:
         guest.progress(f"taking cpu{cpu} offline and back")
         try:
@@ -77,8 +78,8 @@ def switch_cpus(guest: Guest) -> list[Switched] | str:
         except PermissionError:
             return f"this user may not take cpu{cpu} offline"
         except OSError as error:
-            return f"cpu{cpu} can't be taken offline: {error.strerror}"
-    return switched
+            refused = f"cpu{cpu} can't be taken offline: {error.strerror}"
+    return switched or refused
 
 
 def _switch_one(guest: Guest, cpu: int) -> Switched:
@@ -106,7 +107,14 @@ def _offline(cpu: int) -> Iterator[None]:
     try:
         yield
     finally:
-        _switch(cpu).write_text("1")
+        try:
+            _switch(cpu).write_text("1")
+        except OSError as error:
+            raise Error(
+                f"cpu{cpu}: still offline",
+                f"It was taken offline, and could not be brought back ({error.strerror})",
+                f"write 1 to {_switch(cpu)}",
+            ) from error
 
 
 @contextmanager
@@ -147,9 +155,10 @@ def suspend(guest: Guest) -> Resumed | str:
             return "there is no RTC that would wake the guest"
         if not os.access(POWER / "state", os.W_OK):
             return "this user may not suspend the guest"
+        if ALARM.read_text().strip():
+            return "the RTC has an alarm that is meant for something else"
         guest.progress(f"sleeping for {_SLEEP_S} s")
         before, ipas, began_ns = guest.reader.snapshot(), _ipas(guest), _boot_ns()
-        ALARM.write_text("0")
         ALARM.write_text(f"+{_SLEEP_S}")
         with _undisturbed():
             try:
@@ -169,6 +178,8 @@ def reload(guest: Guest) -> Resumed | str:
         return "it removes the module for a moment: see --disruptive"
     if os.geteuid() != 0:
         return "only root may load modules"
+    if CHECK_MS.read_text().strip() != "1000":
+        return "it was loaded with parameters of somebody's own"
     guest.progress("loading the module again")
     try:
         again = module.find()  # before it is gone

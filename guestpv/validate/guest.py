@@ -54,6 +54,11 @@ class Watched:
     slept: bool
     """Whether the whole machine was asleep meanwhile: then nothing follows from the rest."""
 
+    @property
+    def judged(self) -> Observations:
+        """The rows of the vCPUs whose count can be interpreted at all."""
+        return self.rows[self.rows["looks"] > 1]
+
 
 class Guest:
     """What a check may look at, and do."""
@@ -74,6 +79,11 @@ class Guest:
         self.first_ipas = self.entries["ipa"]
         self._clocks = Clocks.now()
         self._stood_still_s: float | None = None
+
+    @cached_property
+    def wait_until_s(self) -> float:
+        """Until when, by CLOCK_MONOTONIC, to wait for the VM to be stopped: it begins now."""
+        return time.monotonic() + self.options.wait_s
 
     @property
     def live(self) -> bool:
@@ -115,7 +125,7 @@ class Guest:
             return "there is no vCPU with a structure that this process may run on"
         if self.watched.slept:
             return "the machine slept while it was watched, twice"
-        if not self.watched.rows["looks"].any():
+        if not len(self.watched.judged):
             return "no count can be interpreted"
         return None
 

@@ -21,21 +21,19 @@ def agrees(guest: Guest) -> Finding:
     if guest.watched.host is None:
         return skipped("the host's account is not to be had here: see --host-account")
     begin, end = guest.watched.host
-    errors = {cpu: _error_ns(cpu, begin, end) for cpu in guest.watched.rows["cpu"].tolist()}
-    missing = [cpu for cpu, error in errors.items() if error is None]
-    if missing:
-        return skipped(f"the host's account has no vCPU {missing[0]}")
-    true_ns = {cpu: end.run_delay_ns[cpu] - begin.run_delay_ns[cpu] for cpu in errors}
+    cpus = guest.watched.judged["cpu"].tolist()
+    for cpu in cpus:
+        if reason := _incomparable(cpu, begin, end):
+            return skipped(f"cpu{cpu}: {reason}")
+    errors = [(cpu, *_error_ns(cpu, begin, end)) for cpu in cpus]
+    true_ns = {cpu: end.run_delay_ns[cpu] - begin.run_delay_ns[cpu] for cpu in cpus}
     figures: dict[str, Any] = {
         "errors": [
-            {"cpu": cpu, "host_ns": true_ns[cpu], "error_ns": error[0], "uncertainty_ns": error[1]}
-            for cpu, error in errors.items()
-            if error is not None
+            {"cpu": cpu, "host_ns": true_ns[cpu], "error_ns": error, "uncertainty_ns": uncertainty}
+            for cpu, error, uncertainty in errors
         ]
     }
-    for cpu, error in errors.items():
-        assert error is not None
-        error_ns, uncertainty_ns = error
+    for cpu, error_ns, uncertainty_ns in errors:
         allowed_ns = max(_ALLOWED_NS, _ALLOWED * true_ns[cpu]) + uncertainty_ns
         if abs(error_ns) > allowed_ns:
             return failed(
@@ -44,20 +42,29 @@ def agrees(guest: Guest) -> Finding:
                 **figures,
             )
     text = ", ".join(
-        f"cpu{cpu} {error[0] / 1e6:+.1f} ± {error[1] / 1e6:.1f} ms of {true_ns[cpu] / 1e6:.0f}"
-        for cpu, error in errors.items()
-        if error is not None
+        f"cpu{cpu} {error / 1e6:+.1f} ± {uncertainty / 1e6:.1f} ms of {true_ns[cpu] / 1e6:.0f}"
+        for cpu, error, uncertainty in errors
     )
     return passed(f"error: {text}", **figures)
 
 
-def _error_ns(cpu: int, begin: HostView, end: HostView) -> tuple[int, int] | None:
+def _incomparable(cpu: int, begin: HostView, end: HostView) -> str | None:
+    """Why the two accounts are not of the same interval; None if they are."""
+    if cpu not in begin.run_delay_ns or cpu not in end.run_delay_ns:
+        return "the host's account has no such vCPU"
+    if end.run_delay_ns[cpu] < begin.run_delay_ns[cpu]:
+        return "the host's account began anew, as it does where a VM is moved"
+    first, last = begin.before[cpu], end.after[cpu]
+    if not first["valid"] or not last["valid"] or first["epoch"] != last["epoch"]:
+        return "its count did not go on from the beginning to the end"
+    return None
+
+
+def _error_ns(cpu: int, begin: HostView, end: HostView) -> tuple[int, int]:
     """How much more the count grew than the host's account, and how sure that is.
 
     The host was asked between two snapshots, so each end is known up to what they differ by.
     """
-    if cpu not in begin.run_delay_ns or cpu not in end.run_delay_ns:
-        return None
     true_ns = end.run_delay_ns[cpu] - begin.run_delay_ns[cpu]
     counts = [
         [int(snapshot["stolen_ns"][cpu]) for snapshot in (view.before, view.after)]

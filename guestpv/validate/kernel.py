@@ -18,10 +18,14 @@ _CLAUSE = "proc(5): steal"
 )
 def agrees(guest: Guest) -> Finding:
     first, last = guest.watched.samples
-    cpus = guest.watched.rows["cpu"].astype(np.intp)
+    cpus = guest.watched.judged["cpu"].astype(np.intp)
+    went_on = first.rows["valid"] & last.rows["valid"] & (first.rows["epoch"] == last.rows["epoch"])
+    cpus = cpus[went_on[cpus]]
+    if not len(cpus):
+        return skipped("no count went on from the beginning to the end")
     stolen_ns = last.rows["stolen_ns"].astype(np.int64) - first.rows["stolen_ns"].astype(np.int64)
     account = KernelAccount(first.kernel)
-    account.tick(last.kernel, stolen_ns, first.rows["epoch"] != last.rows["epoch"])
+    account.tick(last.kernel, stolen_ns, ~went_on)
     told_ns, counted_ns = int(account.steal_ns[cpus].sum()), int(stolen_ns[cpus].sum())
     text = f"/proc/stat {told_ns / 1e9:.2f} s, the count {counted_ns / 1e9:.3f} s"
     if not guest.adopted:

@@ -50,16 +50,18 @@ def survives(guest: Guest) -> Finding:
     for cpu in np.flatnonzero(moved):
         return failed(f"cpu{cpu}'s structure is no longer where it was")
     for first, row in zip(guest.first, now, strict=True):
+        if not first["valid"]:
+            continue
+        if not row["valid"]:
+            return failed(
+                f"cpu{row['cpu']}: revision {row['revision']}, attributes {row['attributes']:#x}",
+                "the new host has another interface; guestpv does not interpret it",
+            )
         if row["epoch"] != first["epoch"] or row["stolen_ns"] < first["stolen_ns"]:
             return failed(
                 f"cpu{row['cpu']}: {first['stolen_ns']} ns in epoch {first['epoch']} before,"
                 f" {row['stolen_ns']} ns in epoch {row['epoch']} after",
                 "the new host began a new count; rates across it are lost",
-            )
-        if first["valid"] and not row["valid"]:
-            return failed(
-                f"cpu{row['cpu']}: revision {row['revision']}, attributes {row['attributes']:#x}",
-                "the new host has another interface; guestpv does not interpret it",
             )
     return passed(f"across a stop of about {stood_still_s:.0f} s")
 
@@ -142,11 +144,10 @@ def _moved(resumed: Resumed) -> Finding | None:
 
 
 def _wait(guest: Guest) -> float | None:
-    """For how long the VM stood still since the run began; waits for it if asked to."""
-    until_s = time.monotonic() + guest.options.wait_s
+    """For how long the VM stood still since the run began; waits for that if asked to."""
     while True:
         stood_still_s = guest.stood_still_s()
-        left_s = until_s - time.monotonic()
+        left_s = guest.wait_until_s - time.monotonic()
         if stood_still_s is None or stood_still_s >= _STOOD_STILL_S or left_s <= 0:
             return stood_still_s
         guest.progress(f"pause, save or migrate the VM now: {left_s:.0f} s left")

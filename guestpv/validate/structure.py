@@ -36,7 +36,8 @@ def _always_zero(guest: Guest, field: str, shift: int) -> Finding:
 
 
 def _broken(guest: Guest, cpu: int, field: str, value: int, looks: int) -> Finding:
-    since = since_text(guest.entries[cpu]) if guest.live else ""
+    entry = guest.entries[cpu]
+    since = since_text(entry) if guest.live and entry[field] == value else ""
     return failed(
         f"cpu{cpu}: {field} {value:#x} at {looks:,} looks{since}",
         _ADVICE,

@@ -6,6 +6,7 @@ hypervisor, are in tests/lab/test_faults.py.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -142,6 +143,30 @@ def test_tap(guestpv, machine):
         "ok 3 counter.still # SKIP needs a live hypervisor, not a page image",
         "1..3",
     ]
+
+
+@pytest.mark.parametrize("form", ["--json", "--tap"])
+def test_a_report_for_programs_is_whole_beside_a_terminal(machine, form):
+    """What is shown on the terminal meanwhile is not mixed into it."""
+    terminal, theirs = os.openpty()
+    chosen = ("--only", "discovery", "--source", machine.path)
+    command = [sys.executable, "-m", "guestpv", "validate", form, *chosen]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    os.close(terminal)
+    assert done.returncode == 0
+    if form == "--json":
+        assert len(checks_of(done)) == 8
+    else:
+        assert done.stdout.splitlines()[-1] == "1..8"
+
+
+def test_a_reader_that_has_enough_ends_it_as_it_ends_a_filter(machine):
+    command = [sys.executable, "-m", "guestpv", "validate", "--tap", "--source", machine.path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == -signal.SIGPIPE
 
 
 def test_junit(guestpv, machine, tmp_path):

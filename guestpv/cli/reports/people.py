@@ -21,8 +21,8 @@ _ID_WIDTH = max(len(check.id) for check in catalogue())
 
 
 class PeopleReport:
-    def __init__(self) -> None:
-        self._console = Console(highlight=False)
+    def __init__(self, console: Console) -> None:
+        self._console = console
 
     def outcome(self, outcome: Outcome) -> None:
         check, finding = outcome.check, outcome.finding
