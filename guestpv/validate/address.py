@@ -3,6 +3,7 @@
 
 from itertools import pairwise
 
+from guestpv.cpulist import listed
 from guestpv.layout import STRUCTURE_ALIGNMENT, Fault, State
 from guestpv.names import fault_text
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
@@ -74,7 +75,7 @@ def stable(guest: Guest) -> Finding:
         before, after = int(switched.entry_before["ipa"]), int(switched.entry_after["ipa"])
         if before != after:
             return failed(f"cpu{switched.cpu}: {before:#x} before, {after:#x} after", _ADVICE)
-    return passed(f"{len(guest.hotplug)} vCPUs switched, all where they were")
+    return passed(f"cpu{listed([switched.cpu for switched in guest.hotplug])}: where it was")
 
 
 def _without_fault(guest: Guest, fault: Fault, text: str) -> Finding:

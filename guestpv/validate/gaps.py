@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from guestpv.cpulist import listed
 from guestpv.validate.check import Effect, Finding, check, failed, passed, warned
 from guestpv.validate.guest import Guest
 
@@ -28,7 +29,7 @@ def bound(guest: Guest) -> Finding:
                 reported_ns=reported_ns,
                 missing_ns=missing_ns,
             )
-    return passed(f"on {len(guest.watched.judged)} vCPUs")
+    return passed(f"on cpu{listed(guest.watched.judged['cpu'].tolist())}")
 
 
 @check(

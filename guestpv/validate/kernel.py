@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from guestpv.cpulist import listed
 from guestpv.procstat import TICK_NS, KernelAccount
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
@@ -80,4 +81,4 @@ def hotplug(guest: Guest) -> Finding:
             )
     if not any(switched.procstat_before_ns for switched in guest.hotplug):
         return skipped("none of these CPUs had steal in /proc/stat to lose")
-    return passed(f"{len(guest.hotplug)} vCPUs switched")
+    return passed(f"cpu{listed([switched.cpu for switched in guest.hotplug])}: not then")

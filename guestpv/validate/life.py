@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from guestpv.cpulist import listed
 from guestpv.layout import Origin, State
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
 from guestpv.validate.disruption import Resumed
@@ -88,7 +89,7 @@ def hotplug(guest: Guest) -> Finding:
                 f" {switched.away_and_back_ns} ns",
                 "the count did not restart with PV_TIME_ST",
             )
-    return passed(f"{len(guest.hotplug)} vCPUs switched")
+    return passed(f"cpu{listed([switched.cpu for switched in guest.hotplug])}: it did")
 
 
 @check(
