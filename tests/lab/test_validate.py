@@ -429,19 +429,6 @@ def test_a_fault_is_caught_where_guestpv_adopts(labs, fault):
     caught(labs("stock-6.1"), fault)
 
 
-def test_each_check_has_a_fault_that_trips_it(request):
-    """The table of both, and its holes."""
-    calls = [getattr(item, "callspec", None) for item in request.session.items]
-    ran = {call.params["fault"].check for call in calls if call and "fault" in call.params}
-    assert CAUGHT.keys() >= ran
-    for check in catalogue():
-        faults = CAUGHT.get(check.id) or [HOLES.get(check.id, "a hole: no fault tripped it")]
-        print(f"{check.id:24} {'; '.join(faults)}")
-    owned = {fault.check for fault in (*PAUSED, *CLAIM, *STOCK)}
-    assert owned | HOLES.keys() == {check.id for check in catalogue()}
-    assert owned.isdisjoint(HOLES)
-
-
 def test_an_unknown_revision_is_not_interpreted_and_reading_goes_on_when_it_is_known(labs):
     """The thread's open question, as it looks to the users of a VM that was moved."""
     lab = labs("stock-6.1")
@@ -498,28 +485,33 @@ def test_a_machine_that_sleeps_in_the_middle_is_watched_again(labs):
     assert not_passed(findings) == SKIPPED, findings
 
 
+def validated_over(lab: Lab, act: Callable[[], None]) -> None:
+    """The VM is stopped and goes on, here or elsewhere, while it is validated: its counts do."""
+    checks = "--only discovery.smccc,life.paused,life.survives --wait 120"
+    command = f"guestpv validate --tap {checks} >/tmp/validated"
+    lab.run(["sh", "-c", f"rm -f /tmp/validated; setsid {command} </dev/null 2>/dev/null &"])
+    lab.run(["sh", "-c", "until grep -q '^ok 1' /tmp/validated; do sleep 0.2; done"], timeout=60)
+    act()
+    lab.run(["sh", "-c", "while pgrep -f '[g]uestpv validate' >/dev/null; do sleep 0.2; done"])
+    validated = lab.run(["cat", "/tmp/validated"]).stdout
+    assert "# warn: it stood still for about" in validated
+    assert "# pass: across a stop of about" in validated
+
+
 def test_a_vm_that_is_moved_ten_times_under_load_keeps_its_counts(labs):
     lab = labs("stock-6.1")
     before = json.loads(guestpv(lab, "read", "--json"))["cpus"]
     lab.steal(40)
     spin = "for cpu in 0 1; do taskset -c $cpu sh -c 'while :; do :; done' & done >/dev/null"
     watch = "guestpv watch --json >/tmp/watched"
-    checks = "--only discovery.smccc,life.paused,life.survives --wait 120"
-    validate_last = f"guestpv validate --tap {checks} >/tmp/validated"
     detached = "</dev/null 2>/dev/null &"
     lab.run(["sh", "-c", f"({spin}) {detached} setsid {watch} {detached}"])
     for _ in range(9):
         lab.move()
-    lab.run(["sh", "-c", f"setsid {validate_last} {detached}"])
-    lab.run(["sh", "-c", "until grep -q '^ok 1' /tmp/validated; do sleep 0.2; done"], timeout=60)
-    lab.move()
-    lab.run(["sh", "-c", "while pgrep -f '[g]uestpv validate' >/dev/null; do sleep 0.2; done"])
+    validated_over(lab, lab.move)
     lab.run(["sh", "-c", "pkill -f '[g]uestpv watch'; pkill -f '[w]hile :'"])
     lab.steal(0)
 
-    validated = lab.run(["cat", "/tmp/validated"]).stdout
-    assert "# warn: it stood still for about" in validated
-    assert "# pass: across a stop of about" in validated
     lines = lab.run(["cat", "/tmp/watched"]).stdout.splitlines()
     watched = [json.loads(line) for line in lines if line.endswith("}")]
     assert len(watched) > 10
@@ -529,3 +521,27 @@ def test_a_vm_that_is_moved_ten_times_under_load_keeps_its_counts(labs):
         assert counts[0] >= before[cpu]["stolen_ns"]
         assert {line["cpus"][cpu]["epoch"] for line in watched} == {before[cpu]["epoch"]}
     assert not [line["events"] for line in watched if line["events"]]
+
+
+def test_a_vm_that_is_saved_and_restored_keeps_its_counts(labs):
+    lab = labs("stock-6.1")
+
+    def act() -> None:
+        saved = lab.save()
+        time.sleep(3)
+        lab.restore(saved)
+
+    validated_over(lab, act)
+
+
+def test_each_check_has_a_fault_that_trips_it(request):
+    """The table of both, and its holes."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    ran = {call.params["fault"].check for call in calls if call and "fault" in call.params}
+    assert CAUGHT.keys() >= ran
+    for check in catalogue():
+        faults = CAUGHT.get(check.id) or [HOLES.get(check.id, "a hole: no fault tripped it")]
+        print(f"{check.id:24} {'; '.join(faults)}")
+    owned = {fault.check for fault in (*PAUSED, *CLAIM, *STOCK)}
+    assert owned | HOLES.keys() == {check.id for check in catalogue()}
+    assert owned.isdisjoint(HOLES)
