@@ -66,8 +66,8 @@ def warned(text: str, advice: str = "", **figures: Any) -> Finding:
     return Finding(Verdict.WARN, text, advice, figures)
 
 
-def skipped(text: str, advice: str = "") -> Finding:
-    return Finding(Verdict.SKIP, text, advice)
+def skipped(text: str) -> Finding:
+    return Finding(Verdict.SKIP, text)
 
 
 Judge = Callable[["Guest"], Finding]
