@@ -95,13 +95,18 @@ void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry)
 }
 
 /*
- * A CPU for which the kernel itself has no mapping is possible. Anything else
- * that does not check says that the offset is wrong, and then it is wrong for
- * every CPU.
+ * A CPU for which the kernel itself has no mapping is possible, and one that the
+ * hypervisor refuses is. Anything else that does not check says that the offset
+ * is wrong, and then it is wrong for every CPU.
  */
 int guestpv_owner_judge(const struct guestpv_entry *entry)
 {
-	if (entry->fault == GUESTPV_FAULT_NONE || entry->fault == GUESTPV_FAULT_NO_REGION)
+	switch (entry->fault) {
+	case GUESTPV_FAULT_NONE:
+	case GUESTPV_FAULT_NO_REGION:
+	case GUESTPV_FAULT_NOT_SUPPORTED:
 		return 0;
-	return -ENXIO;
+	default:
+		return -ENXIO;
+	}
 }

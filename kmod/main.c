@@ -94,12 +94,29 @@ static void check(struct work_struct *work)
 	check_later();
 }
 
-/* Refuse at once, in one line, where the hypervisor offers nothing. */
+static int discover_here(void *entry)
+{
+	return guestpv_discover(entry);
+}
+
+/*
+ * Refuse at once, in one line, where the hypervisor offers nothing. One CPU to
+ * which it does is enough: that it treats them unalike is for users to see.
+ */
 static int refuse_without_pv_time(void)
 {
 	struct guestpv_entry entry = { };
+	int err = -EOPNOTSUPP;
+	unsigned int cpu;
 
-	if (!guestpv_discover(&entry))
+	cpus_read_lock();
+	for_each_online_cpu(cpu) {
+		err = smp_call_on_cpu(cpu, discover_here, &entry, false);
+		if (!err)
+			break;
+	}
+	cpus_read_unlock();
+	if (!err)
 		return 0;
 
 	if (entry.features_st == GUESTPV_NOT_CALLED)
