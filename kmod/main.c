@@ -94,7 +94,7 @@ static void check(struct work_struct *work)
 	check_later();
 }
 
-static int discover_here(void *entry)
+static int __init discover_here(void *entry)
 {
 	return guestpv_discover(entry);
 }
@@ -103,7 +103,7 @@ static int discover_here(void *entry)
  * Refuse at once, in one line, where the hypervisor offers nothing. One CPU to
  * which it does is enough: that it treats them unalike is for users to see.
  */
-static int refuse_without_pv_time(void)
+static int __init refuse_without_pv_time(void)
 {
 	struct guestpv_entry entry = { };
 	int err = -EOPNOTSUPP;

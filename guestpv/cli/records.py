@@ -27,8 +27,23 @@ guestpv.validate/1, one object:
     source, kernel (uname -r), duration_s
     passed, warned, failed, skipped: how many checks
     checks          of each: id, group, promise, clause, effect (nothing, load, hotplug, suspend,
-                    reload), verdict (pass, warn, fail, skip), text, advice, figures (names carry
-                    units; which there are depends on the check), duration_s
+                    reload), verdict (pass, warn, fail, skip), text, advice, figures, duration_s
+    figures         by check, {} where it has none; what fails names the first cpu that broke it
+      discovery.st           st_call: the numbers of PV_TIME_ST that are vouched for
+      structure.revision     looks: how often it was seen; where it failed, how often it was not 0,
+      structure.attributes   with cpu, and revision or attributes: what was seen then
+      counter.monotonic      failed: cpu, decreases: how often it went back
+      counter.passed         errors: cpu and error_ns of each, the time that a look takes;
+                             failed: cpu, leaps: how often, excess_ns: by how much at worst
+      counter.still          failed: cpu
+      counter.whole          failed: cpu
+      gaps.bound             failed: cpu, reported_ns as stolen, missing_ns: no more can be
+      gaps.share             of all vCPUs together: gaps, missing_ns in them, stolen_ns of it,
+                             waited_in_guest_ns for other tasks, longest_ns of all gaps
+      kernel.agrees          procstat_steal_ns and stolen_ns over the same interval
+      host.agrees            errors: of each cpu, host_ns, error_ns: how much more the count grew,
+                             uncertainty_ns of that
+      life.paused            warned: stood_still_s, give or take a second
 
 guestpv.checks/1, one object, for validate --list:
     checks          of each: id, group, promise, clause, effect, live (whether it needs a

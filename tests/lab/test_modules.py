@@ -5,6 +5,7 @@ import platform
 import subprocess
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from guestpv import build
 from pvlab import kmod
@@ -41,6 +42,25 @@ def test_only_where_nobody_owns_the_structures_can_the_module_call_pv_time_st(na
     built = kmod.build(kernel(name))
     claims, adopts = ("claim.o" in built.log, "adopt.o" in built.log)
     assert (claims, adopts) == (("claim" in name), ("claim" not in name))
+
+
+@pytest.mark.parametrize("name", ["stock-6.12", "build-newest"])
+def test_ftrace_can_patch_every_function(name):
+    """Since 6.3 it writes a pointer before each, and takes the kernel down where it can't."""
+    module = kmod.build(kernel(name)).module
+    with module.open("rb") as file:
+        elf = ELFFile(file)
+        symbols = elf.get_section_by_name(".symtab")
+        patched = elf.get_section_by_name(".rela__patchable_function_entries")
+        places = [
+            (elf.get_section(symbol["st_shndx"]), symbol["st_value"] + entry["r_addend"])
+            for entry in patched.iter_relocations()
+            for symbol in [symbols.get_symbol(entry["r_info_sym"])]
+        ]
+    assert len(places) > 10
+    for section, offset in places:
+        assert section["sh_addralign"] % 8 == 0, section.name
+        assert offset % 8 == 0, (section.name, hex(offset))
 
 
 @pytest.fixture

@@ -139,6 +139,18 @@ def kept_over_hotplug(lab: Lab) -> Iterator[None]:
 
 
 @contextmanager
+def counting_no_more(lab: Lab) -> Iterator[None]:
+    """The guest's kernel, which owns the structures, does not account for what is stolen."""
+    stale = "cp /proc/stat /tmp/stat && mount --bind /tmp/stat /proc/stat"
+    lab.run(["sh", "-c", stale]).check_returncode()
+    try:
+        with busy(lab):
+            yield
+    finally:
+        lab.run(["umount", "/proc/stat"]).check_returncode()
+
+
+@contextmanager
 def meanwhile(lab: Lab, act: Callable[[], None]) -> Iterator[None]:
     """Something happens while the command runs: it has begun to wait for it."""
     thread = threading.Timer(2, act)
@@ -260,6 +272,7 @@ CLAIM = [
 ]
 STOCK = [
     Fault("one vCPU is refused", "address.given", refusing_one_that_is_adopted, says="cpu1"),
+    Fault("a kernel that counts no more", "kernel.agrees", counting_no_more, says="0.00 s"),
     Fault("set back", "kernel.forward", stepping(0, -(10**9))),
     Fault(
         "hotplug: Linux's own defect",

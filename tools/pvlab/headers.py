@@ -12,10 +12,13 @@ from . import debian, process
 from .cache import final
 
 # What the kernel was configured for and Debian 12's compiler lacks, or needs more than headers.
-# Only what make asks for, and what changes no structure's layout.
+# Nothing of it changes a structure's layout. That the compiler aligns every function has to be
+# denied to make and to the sources: they then keep off what it would not align, which ftrace
+# could not patch.
+ALIGNMENT = "CC_HAS_(MIN|SANE)_FUNCTION_ALIGNMENT"
 BEYOND_DEBIAN_12 = {
-    "include/config/auto.conf": "CC_HAS_MIN_FUNCTION_ALIGNMENT|DEBUG_INFO_BTF_MODULES",
-    "include/generated/autoconf.h": "CC_HAS_COUNTED_BY(_PTR)?",
+    "include/config/auto.conf": f"{ALIGNMENT}|DEBUG_INFO_BTF_MODULES",
+    "include/generated/autoconf.h": f"{ALIGNMENT}|CC_HAS_COUNTED_BY(_PTR)?",
 }
 
 
