@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from pvlab import Lab, LabError
+from pvlab import Lab, LabError, ssh
 
 RUN = [sys.executable, "-m", "pvlab", "run"]
 READY = "the guest is ours"
@@ -86,6 +86,16 @@ def test_a_guest_that_panics_is_reported_with_its_last_words():
     assert done.returncode == 125
     assert "guest: it ended while the command ran" in done.stderr
     assert "Kernel panic - not syncing: sysrq triggered crash" in done.stderr
+
+
+def test_a_guest_that_hangs_is_lost_and_reported_with_its_last_words(monkeypatch):
+    monkeypatch.setattr(ssh, "LOST_AFTER_S", 8)
+    with Lab(hypervisor="none") as lab:
+        lab.run(["sh", "-c", "sleep 10; echo the last line >/dev/console"])
+        lab.qmp("stop")
+        for limit in 30, 5:
+            with pytest.raises(LabError, match=r"connection to it was lost[^$]*the last line"):
+                lab.run(["true"], timeout=limit)
 
 
 def test_the_time_for_a_command_can_be_limited():

@@ -10,6 +10,8 @@ from pathlib import Path
 from .errors import LabError
 from .process import bound
 
+# A machine that has not answered for this long is lost. One that is paused or asleep answers later.
+LOST_AFTER_S = 120
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -39,8 +41,9 @@ class Ssh:
     def connect(self, timeout: float = 60) -> None:
         """Log in. The machine takes commands when this returns."""
         self._control.unlink(missing_ok=True)
+        alive = [f"-oServerAliveInterval={LOST_AFTER_S // 8}", "-oServerAliveCountMax=7"]
         self.master = subprocess.Popen(
-            bound(["ssh", "-M", "-N", *self._options]),
+            bound(["ssh", "-M", "-N", *alive, *self._options]),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -54,4 +57,6 @@ class Ssh:
     def argv(self, command: Sequence[str], *, pty: bool = False) -> list[str]:
         """The command line, on this machine, of a command on that one."""
         remote = f"PATH={PATH} exec {shlex.join(['env', *self._environment, *command])}"
-        return bound(["ssh", "-tt" if pty else "-T", *self._options, remote])
+        # When the connection is lost, the command is to fail, not to wait for one of its own.
+        no_other = "-oProxyCommand=false"
+        return bound(["ssh", "-tt" if pty else "-T", no_other, *self._options, remote])
