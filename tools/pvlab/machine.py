@@ -4,17 +4,17 @@
 It is a site itself: a host for guests is a machine in whose QEMU-emulated EL2 another QEMU runs.
 """
 
+import asyncio
 import logging
 import re
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
-from qemu.qmp import QMPError
-from qemu.qmp.legacy import QEMUMonitorProtocol
+from qemu.qmp import QMPClient, QMPError
 
 from .errors import LabError
 from .initrd import initrd
@@ -29,6 +29,7 @@ READY = "lab: ready"
 # The TCP ports that a machine has for the guest that it serves: its ssh, and its QEMU's monitor.
 GUEST_SSH, GUEST_MONITOR = 2222, 4444
 NO_MONITOR = (OSError, EOFError, QMPError)
+MONITOR_ANSWERS_WITHIN_S = 60
 # A migration's stream is without the memory: QEMU would look for zeros in each of its pages.
 MEMORY_STAYS = {"capability": "x-ignore-shared", "state": True}
 
@@ -79,7 +80,7 @@ class Machine:
     def start(self, timeout: float = 180) -> None:
         """Boot. It takes commands when this returns."""
         self._launch(*self._memory(), *self._software())
-        self._wait_until_ready(timeout)
+        self._wait_until(self._is_ready, timeout, "boot")
         self._connect()
         for tag, path in enumerate(self._shares):
             self.run(["mkdir", "-p", str(path)]).check_returncode()
@@ -90,14 +91,14 @@ class Machine:
             mount = ["mount", "-t", "tmpfs", "-o", "huge=always,size=100%", "memory"]
             self.run([*mount, str(self._run.memory)]).check_returncode()
 
-    def resume(self, state: Path, how: Sequence[str]) -> None:
+    def resume(self, state: Path, how: Sequence[str], timeout: float = 180) -> None:
         """Go on under a new QEMU, from what `migration.save` wrote and what is in its memory."""
         self._how = how
         self._launch(*self._memory(), "-incoming", "defer")
-        self._wait_for_monitor()
+        self._wait_until(self._has_monitor, timeout, "start")
         self.qmp("migrate-set-capabilities", capabilities=[MEMORY_STAYS])
         self.qmp("migrate-incoming", uri=f"exec:cat {state}")
-        self._wait_until_loaded()
+        self._wait_until(self._is_loaded, timeout, "accept its saved state")
         self.qmp("cont")
         self._connect()
 
@@ -117,15 +118,31 @@ class Machine:
         with self._messages.open("wb") as messages:
             self._qemu = self._site.popen([*qemu, *self._arguments(), *more], messages)
 
-    def _wait_for_monitor(self) -> None:
-        """Return when its QEMU, started just now, takes commands."""
-        while True:
-            try:
-                self.qmp("query-status")
-                return
-            except NO_MONITOR:
-                if not self.is_alive(patience=0.05):
-                    raise self.failure("its QEMU did not start") from None
+    def _wait_until(self, done: Callable[[], bool], timeout: float, what: str) -> None:
+        """Return when it has done what it is to do first of all."""
+        deadline = time.monotonic() + timeout
+        while not done():
+            if not self.is_alive(patience=0.05):
+                raise self.failure(f"it ended, and did not {what}")
+            if time.monotonic() > deadline:
+                raise self.failure(f"it did not {what} within {timeout:.0f} s")
+
+    def _is_ready(self) -> bool:
+        """Whether /init has said on the console that the machine takes commands."""
+        return READY in self.console
+
+    def _has_monitor(self) -> bool:
+        """Whether its QEMU, started just now, takes commands."""
+        with suppress(*NO_MONITOR):
+            self.qmp("query-status")
+            return True
+        return False
+
+    def _is_loaded(self) -> bool:
+        """Whether a QEMU that goes on from a saved state has read all of it."""
+        with suppress(*NO_MONITOR):  # it may just have ended
+            return cast(dict[str, str], self.qmp("query-status"))["status"] != "inmigrate"
+        return False
 
     def _connect(self) -> None:
         table = self.qmp("human-monitor-command", command_line="info usernet")
@@ -169,10 +186,12 @@ class Machine:
 
     def qmp(self, command: str, **arguments: object) -> object:
         """Have a command executed by QEMU, and return its answer. Write `_` for `-`."""
-        with QEMUMonitorProtocol(self._monitor) as monitor:
-            monitor.connect()
-            named = {name.replace("_", "-"): value for name, value in arguments.items()}
-            return monitor.cmd(command, **named)
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        answer = asyncio.wait_for(_execute(self._monitor, command, named), MONITOR_ANSWERS_WITHIN_S)
+        try:
+            return asyncio.run(answer)
+        except TimeoutError:
+            raise self.failure(f"its QEMU did not answer to {command}") from None
 
     # Commands on it, which also make it a site.
 
@@ -264,24 +283,14 @@ class Machine:
             arguments += _share(f"share{tag}", path)
         return arguments
 
-    def _wait_until_ready(self, timeout: float) -> None:
-        """Return when /init has said on the console that the machine takes commands."""
-        deadline = time.monotonic() + timeout
-        while READY not in self.console:
-            if not self.is_alive():
-                raise self.failure("it ended while it booted")
-            if time.monotonic() > deadline:
-                raise self.failure(f"it did not boot within {timeout:.0f} s")
-            time.sleep(0.05)
 
-    def _wait_until_loaded(self) -> None:
-        """Return when a QEMU that goes on from a saved state has read all of it."""
-        while True:
-            with suppress(*NO_MONITOR):  # it may just have ended
-                if cast(dict[str, str], self.qmp("query-status"))["status"] != "inmigrate":
-                    return
-            if not self.is_alive(patience=0.05):
-                raise self.failure("its saved state was not accepted")
+async def _execute(monitor: Address, command: str, arguments: Mapping[str, object]) -> object:
+    client = QMPClient()
+    await client.connect(monitor)
+    try:
+        return await client.execute(command, arguments)
+    finally:
+        await client.disconnect()
 
 
 def _is_running(process: subprocess.Popen[bytes] | None, patience: float = 0) -> bool:
