@@ -149,7 +149,8 @@ class Machine:
         found = re.findall(r"HOST_FORWARD\S*\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)", str(table))
         self._ports = {int(own): self._site.reach(int(port)) for port, own in found}
         self._ssh = Ssh(self._run.directory, self.name, self._ports[22], self._environment)
-        self._ssh.connect()
+        if not self._ssh.connect():
+            raise self.failure("it does not let us log in")
 
     def stop(self) -> None:
         """Pull the plug."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .errors import LabError
 from .process import bound
 
 # A machine that has not answered for this long is lost. One that is paused or asleep answers later.
@@ -22,7 +21,6 @@ class Ssh:
         self, directory: Path, name: str, port: int, environment: Mapping[str, str]
     ) -> None:
         self.master: subprocess.Popen[bytes] | None = None
-        self._name = name
         self._environment = [f"{name}={value}" for name, value in environment.items()]
         self._control = directory / f"{name}.ssh"
         self._options = [
@@ -38,8 +36,8 @@ class Ssh:
             "root@127.0.0.1",
         ]
 
-    def connect(self, timeout: float = 60) -> None:
-        """Log in. The machine takes commands when this returns."""
+    def connect(self, timeout: float = 60) -> bool:
+        """Log in, and return whether that went well: the machine takes commands then."""
         self._control.unlink(missing_ok=True)
         alive = [f"-oServerAliveInterval={LOST_AFTER_S // 8}", "-oServerAliveCountMax=7"]
         self.master = subprocess.Popen(
@@ -51,8 +49,9 @@ class Ssh:
         deadline = time.monotonic() + timeout
         while not self._control.exists():
             if self.master.poll() is not None or time.monotonic() > deadline:
-                raise LabError(f"{self._name} does not let us log in")
+                return False
             time.sleep(0.02)
+        return True
 
     def argv(self, command: Sequence[str], *, pty: bool = False) -> list[str]:
         """The command line, on this machine, of a command on that one."""
