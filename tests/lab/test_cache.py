@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pvlab import cache, process
+from pvlab import cache, prepare, process
 from pvlab.errors import LabError
 
 
@@ -81,6 +81,25 @@ def test_two_that_want_the_same_build_it_once(tmp_path):
     for thread in threads:
         thread.join()
     assert len(builds) == 1
+
+
+def test_when_one_build_fails_none_is_begun_by_those_that_wait(monkeypatch):
+    begun = threading.Event()
+
+    def fail():
+        begun.wait()
+        raise LabError("why it failed")
+
+    def slowly(directory):
+        begun.set()
+        process.run("sleep", "20")
+
+    monkeypatch.setattr(prepare, "root_image", fail)
+    monkeypatch.setattr(prepare, "_prepare_kernel", lambda _: cache.artefact("t", [], slowly))
+    began = time.monotonic()
+    with pytest.raises(LabError, match="why it failed"):
+        prepare.prepare("one", "two")
+    assert time.monotonic() - began < 10
 
 
 def test_what_was_not_used_for_long_goes_when_its_successor_comes(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Everything that a run needs, made ready beforehand and side by side."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,5 +29,8 @@ def prepare(*kernels: Kernel) -> None:
                 part.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            process.end_all()
+            # Again, since a build whose step was ended makes way for one that waited for it.
+            while not all(part.done() for part in parts):
+                process.end_all()
+                time.sleep(0.1)
             raise
