@@ -2,6 +2,7 @@
 """tests/guest, run where they belong: in the lab's guest, on each kernel, under contention."""
 
 import subprocess
+import threading
 
 import pytest
 
@@ -10,8 +11,17 @@ from pvlab import Lab, progress
 SUITE = "timeout 600 python3 -m pytest -v -rs --color=no --durations=3 tests/guest"
 
 
-def run_aloud(lab, command):
+def run_aloud(lab, command, timeout=660):
     """Run a command in the guest and show each line as it comes: it takes minutes."""
+
+    def give_up():
+        progress.say(f"guest: {command} did not end within {timeout} s")
+        lab.guest.stop()
+
+    # The connection's master holds the pipe as well: to end ssh alone would not end the reading.
+    limit = threading.Timer(timeout, give_up)
+    limit.daemon = True
+    limit.start()
     with subprocess.Popen(
         lab.guest.argv(["sh", "-c", f"cd /root && {command}"]),
         stdin=subprocess.DEVNULL,
@@ -22,6 +32,9 @@ def run_aloud(lab, command):
         assert process.stdout
         for line in process.stdout:
             progress.say(f"guest: {line.rstrip()}")
+    limit.cancel()
+    if process.returncode == 255:
+        lab.guest.check()
     return process.returncode
 
 
