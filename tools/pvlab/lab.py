@@ -120,7 +120,7 @@ class Lab:
             raise LabError(done.stderr.strip())
 
     def run(
-        self, command: Sequence[str], *, timeout: float | None = None, input: str | None = None
+        self, command: Sequence[str], *, timeout: float | None = 600, input: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the guest. Raises LabError if the guest dies or the time is up."""
         return self.guest.run(command, timeout=timeout, input=input)
