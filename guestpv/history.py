@@ -111,7 +111,7 @@ class History:
         self.watched_stolen_ns += self.stolen_ns
         self.percent = np.where(self.known, self.stolen_ns * 100.0 / self.interval_ns, np.nan)
         self._remember()
-        self.kernel.tick(account, self.stolen_ns, passed["restarted"])
+        self.kernel.tick(account, self.stolen_ns, passed["restarted"] | ~passed["valid"])
         changes += _backwards(now, self.kernel.steal_ns)
         return changes
 

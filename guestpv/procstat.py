@@ -70,7 +70,7 @@ class KernelAccount:
         self.known = np.zeros(n, np.bool_)
         """Whether the CPU was there at both ends of the last interval."""
         self._last = first
-        # Since the comparison began, which is afresh after a restart:
+        # Since the comparison began, which is afresh after an interval that can't be compared:
         self._kernel_sum = np.zeros(n, np.int64)
         self._stolen_sum = np.zeros(n, np.int64)
         self._first_slack_ns = first["slack_ns"]
@@ -79,17 +79,18 @@ class KernelAccount:
         self,
         now: Accounts,
         stolen_ns: npt.NDArray[np.int64],
-        restarted: npt.NDArray[np.bool_],
+        broken: npt.NDArray[np.bool_],
     ) -> None:
         """End an interval in which *stolen_ns* went by on the hypervisor's count.
 
-        A CPU whose count *restarted* is compared afresh: what was lost between is not known.
+        Where the count is *broken* (it restarted, or was unknown at one end), the CPU is compared
+        afresh: what was stolen between is not known.
         """
         self.known = now["present"] & self._last["present"]
         self.steal_ns = np.where(self.known, now["steal_ns"] - self._last["steal_ns"], 0)
         self.run_ns = np.where(self.known, now["run_ns"] - self._last["run_ns"], 0).clip(0)
         self._last = now
-        afresh = restarted | ~self.known
+        afresh = broken | ~self.known
         self._kernel_sum = np.where(afresh, 0, self._kernel_sum + self.steal_ns)
         self._stolen_sum = np.where(afresh, 0, self._stolen_sum + stolen_ns)
         self._first_slack_ns = np.where(afresh, now["slack_ns"], self._first_slack_ns)

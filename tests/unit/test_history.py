@@ -217,6 +217,19 @@ def test_restart_is_compared_afresh(accounted):
     assert not accounted.figures(0).procstat_differs
 
 
+def test_unknown_revision_is_compared_afresh(accounted):
+    """The kernel goes on counting what is not interpreted meanwhile."""
+    for revision in (1, 1, 0):
+        accounted.machine.revise(0, revision)
+        accounted.machine.steal(0, SECOND)
+        accounted.kernel["steal_ns"][0] += SECOND
+        accounted.tick()
+        assert not accounted.figures(0).procstat_differs
+    accounted.tick()
+    assert accounted.figures(0).procstat_percent == 0
+    assert not accounted.figures(0).procstat_differs
+
+
 def test_cpu_without_a_line_in_procstat_is_not_compared(accounted):
     accounted.kernel["present"][0] = False
     accounted.machine.steal(0, SECOND)
