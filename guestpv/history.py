@@ -21,6 +21,8 @@ Rows = npt.NDArray[np.intp]
 TRAIL = 240
 """Intervals that are remembered: as many as a wide terminal can show."""
 
+_MOST_NS = np.iinfo(np.int64).max
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -77,7 +79,7 @@ class History:
         self.interval_ns = 0
         self.watched_ns = 0
         self.known = np.zeros(n, np.bool_)  # whether the last interval's figure is
-        self.stolen_ns = np.zeros(n, np.int64)  # in the last interval
+        self.stolen_ns = np.zeros(n, np.int64)  # in the last interval; 292 years at most
         self.watched_stolen_ns = np.zeros(n, np.int64)
         self.percent = np.full(n, np.nan)
         self.trail = np.full((n, TRAIL), np.nan)  # of percent, the newest last
@@ -107,7 +109,8 @@ class History:
         self.watched_ns += self.interval_ns
 
         self.known = passed["valid"] & (now["state"] == State.ONLINE)
-        self.stolen_ns = np.where(self.known, passed["stolen_ns"], 0).astype(np.int64)
+        stolen_ns = np.minimum(passed["stolen_ns"], np.uint64(_MOST_NS)).astype(np.int64)
+        self.stolen_ns = np.where(self.known, stolen_ns, 0)
         self.watched_stolen_ns += self.stolen_ns
         self.percent = np.where(self.known, self.stolen_ns * 100.0 / self.interval_ns, np.nan)
         self._remember()
@@ -133,14 +136,15 @@ class History:
         run_ns = _sum(self.kernel.run_ns, compared)
         procstat_ns = _sum(self.kernel.steal_ns, compared)
         compared_ns = self.interval_ns * len(compared)
-        demand_ns = (run_ns or 0) + int(self.stolen_ns[compared].sum())
+        compared_stolen_ns = _sum(self.stolen_ns, compared)
+        demand_ns = (run_ns or 0) + (compared_stolen_ns or 0)
 
         worst = self.worst_percent[rows]
         return Figures(
             stolen_ns=_sum(self.rows["stolen_ns"], valid),
             interval_stolen_ns=stolen_ns,
             stolen_percent=_percent(stolen_ns, time_ns),
-            demand_stolen_percent=_percent(_sum(self.stolen_ns, compared), demand_ns),
+            demand_stolen_percent=_percent(compared_stolen_ns, demand_ns),
             worst_percent=None if np.isnan(worst).all() else float(np.nanmax(worst)),
             restarts=int(self.restarts[rows].sum()),
             interval_run_ns=run_ns,
@@ -151,7 +155,8 @@ class History:
 
 
 def _sum(figures: npt.NDArray[Any], rows: Rows) -> int | None:
-    return int(figures[rows].sum()) if len(rows) else None
+    """Exact, as NumPy's is not from 64 bits on."""
+    return sum(figures[rows].tolist()) if len(rows) else None
 
 
 def _percent(part_ns: int | None, whole_ns: int) -> float | None:

@@ -5,14 +5,17 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import guestpv
 from guestpv.history import History
-from guestpv.layout import Fault
+from guestpv.layout import Fault, State
 from guestpv.procstat import ACCOUNT, TICK_NS, no_accounts
 
 SECOND = 1_000_000_000
 ALL = np.arange(4)
+counts = st.integers(0, 2**64 - 1) | st.integers(2**63 - 2, 2**63 + 1)
 
 
 class Watched:
@@ -128,6 +131,30 @@ def test_count_that_fell_restarted(watched):
     watched.machine.structures["stolen_time"][0] = 5
     assert texts(watched.tick()) == ["cpu0 restarted its count (epoch 1)"]
     assert watched.figures(0).interval_stolen_ns == 5
+
+
+@given(st.lists(st.tuples(counts, counts), min_size=1, max_size=4))
+def test_whatever_a_count_does_no_figure_is_negative_or_wraps(pairs):
+    def snapshot(stolen_ns, monotonic_ns):
+        rows = np.zeros(len(pairs), guestpv.SNAPSHOT)
+        rows["state"], rows["valid"], rows["epoch"] = State.ONLINE, True, 1
+        rows["stolen_ns"], rows["monotonic_ns"] = stolen_ns, monotonic_ns
+        return rows
+
+    before, after = zip(*pairs, strict=True)
+    account = no_accounts(range(len(pairs)))
+    history = History(snapshot(before, 0), account)
+    history.tick(snapshot(after, SECOND), account)
+
+    figures = [history.figures(np.array([row])) for row in range(len(pairs))]
+    for (count0, count1), cpu in zip(pairs, figures, strict=True):
+        if count1 >= count0:
+            assert cpu.interval_stolen_ns == min(count1 - count0, 2**63 - 1)
+        assert cpu.interval_stolen_ns >= 0
+        assert cpu.stolen_percent >= 0
+    total = history.figures(np.arange(len(pairs)))
+    assert total.stolen_ns == sum(after)
+    assert total.interval_stolen_ns == sum(cpu.interval_stolen_ns for cpu in figures)
 
 
 def test_change_is_told_once(watched):
