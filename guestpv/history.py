@@ -95,6 +95,9 @@ class History:
         same_epoch = now["epoch"] == before["epoch"]
         restarted = ~same_epoch & (before["epoch"] != 0)
         comparable = before["valid"] & now["valid"] & same_epoch
+        # On the way up the kernel's hotplug callback restarts the count before the module's says so
+        # with a new epoch: until then, the CPU is offline in the index.
+        comparable &= now["state"] == State.ONLINE
         restarted |= comparable & (now["stolen_ns"] < before["stolen_ns"])
         self.restarts += restarted
         return list(_changes(before, now, restarted))

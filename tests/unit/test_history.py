@@ -120,6 +120,17 @@ def test_cpu_that_goes_and_comes_back_restarts_its_count(watched):
     assert watched.figures(1).stolen_percent == pytest.approx(10)
 
 
+def test_hotplug_that_is_seen_halfway_is_one_restart(watched):
+    """The kernel's callback restarts the count, and the module's begins the new epoch."""
+    watched.machine.offline(1)
+    watched.tick()
+    watched.machine.structures["stolen_time"][1] = 0
+    assert watched.tick() == []
+    watched.machine.online(1)
+    assert texts(watched.tick()) == ["cpu1 came online", "cpu1 restarted its count (epoch 2)"]
+    assert watched.figures(1).restarts == 1
+
+
 def test_restart_between_two_looks_is_not_missed(watched):
     watched.machine.online(2)
     assert texts(watched.tick()) == ["cpu2 restarted its count (epoch 2)"]
