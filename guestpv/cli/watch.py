@@ -2,6 +2,7 @@
 """guestpv watch: stolen time while it is being stolen."""
 
 import sys
+from collections.abc import Collection
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -44,7 +45,8 @@ def watch(
     """
     with ExitStack() as stack:
         reader = stack.enter_context(open_source(source))
-        rows = np.flatnonzero(np.isin(reader.cpus, cpu.choose(reader.cpus) if cpu else reader.cpus))
+        cpus = cpu.choose(reader.cpus) if cpu else reader.cpus
+        rows = np.flatnonzero(np.isin(reader.cpus, cpus))
         on_terminal = sys.stdout.isatty() and not as_json
         waiting = stack.enter_context(Waiting(keys=on_terminal))
         if as_json:
@@ -56,10 +58,17 @@ def watch(
 
             title = _title(reader, interval)
             view = stack.enter_context(Screen(title, rows, _columns(reader), sort))
-        _run(reader, view, waiting, interval, count)
+        _run(reader, cpus, view, waiting, interval, count)
 
 
-def _run(reader: Reader, view: View, waiting: Waiting, interval: float, count: int | None) -> None:
+def _run(
+    reader: Reader,
+    cpus: Collection[int],
+    view: View,
+    waiting: Waiting,
+    interval: float,
+    count: int | None,
+) -> None:
     history = History(*_sample(reader))
     ticks = Ticks(interval)
     view.begin(history)
@@ -74,7 +83,9 @@ def _run(reader: Reader, view: View, waiting: Waiting, interval: float, count: i
                 view.key(key)
             ended = ticks.due()
             changes = history.tick(*_sample(reader)) if ended else history.look(reader.snapshot())
-            view.show(history, [*announcements.changes(woken), *changes], ended)
+            changes = [*announcements.changes(woken), *changes]
+            watched = [change for change in changes if change.cpu is None or change.cpu in cpus]
+            view.show(history, watched, ended)
 
 
 def _sample(reader: Reader) -> tuple[Snapshot, Accounts]:

@@ -303,6 +303,26 @@ def test_lines_tell_of_changes(machine):
     assert watching.wait(60) == 0
 
 
+def test_only_what_happens_to_chosen_cpus_is_told(machine):
+    watching = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "guestpv", "watch", "--cpu=1-2"),
+            *("--source", machine.path, "--interval=0.05"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout.readline().startswith("TIME")
+    machine.offline(3)
+    machine.offline(2)
+    while not (line := watching.stdout.readline()).startswith("#"):
+        assert line
+    assert "cpu2 went offline" in line
+    watching.terminate()
+    assert "#" not in watching.stdout.read()
+    assert watching.wait(60) == 0
+
+
 def test_json_is_an_object_for_each_interval(machine):
     done = watch(machine, "--json", "--interval=0.05", "--count=3")
     assert (done.returncode, done.stderr) == (0, "")
