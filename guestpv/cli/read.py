@@ -48,18 +48,26 @@ def _write_record(source: Source, rows: Snapshot, kernel: Accounts) -> None:
                 cpu_record(row) | {"procstat_steal_ns": steal_ns}
                 for row, steal_ns in zip(rows, steals, strict=True)
             ],
-            "total": {
-                "stolen_ns": int(rows["stolen_ns"].sum()),
-                "procstat_steal_ns": sum(filter(None, steals)) if any(kernel["present"]) else None,
-            },
+            "total": _total(rows, kernel),
         },
     )
+
+
+def _total(rows: Snapshot, kernel: Accounts) -> dict[str, int | None]:
+    """The sums of what is known, and None where nothing is."""
+    counts = rows["stolen_ns"][rows["valid"]].tolist()  # NumPy's sum would end at 64 bits
+    steals = kernel["steal_ns"][kernel["present"]].tolist()
+    return {
+        "stolen_ns": sum(counts) if counts else None,
+        "procstat_steal_ns": sum(steals) if steals else None,
+    }
 
 
 def _print_table(source: Source, rows: Snapshot, kernel: Accounts) -> None:
     from rich.console import Console  # takes long to import, and --json does without
     from rich.table import Table
 
+    total = _total(rows, kernel)
     table = Table(
         box=None,
         show_footer=len(rows) > 1,
@@ -68,18 +76,21 @@ def _print_table(source: Source, rows: Snapshot, kernel: Accounts) -> None:
     )
     table.add_column("CPU", "all", justify="right")
     table.add_column("STATE")
-    table.add_column("STOLEN s", f"{rows['stolen_ns'].sum() / 1e9:.9f}", justify="right")
-    in_kernel = f"{kernel['steal_ns'].sum() / 1e9:.2f}" if kernel["present"].any() else "-"
-    table.add_column("KERNEL s", in_kernel, justify="right")
+    table.add_column("STOLEN s", _seconds(total["stolen_ns"], 9), justify="right")
+    table.add_column("KERNEL s", _seconds(total["procstat_steal_ns"], 2), justify="right")
     table.add_column("EPOCH", justify="right")
     table.add_column("ORIGIN")
     for row, account in zip(rows, kernel, strict=True):
         table.add_row(
             str(row["cpu"]),
             name_of(State, row["state"]),
-            f"{row['stolen_ns'] / 1e9:.9f}" if row["valid"] else "-",
-            f"{account['steal_ns'] / 1e9:.2f}" if account["present"] else "-",
+            _seconds(row["stolen_ns"] if row["valid"] else None, 9),
+            _seconds(account["steal_ns"] if account["present"] else None, 2),
             str(row["epoch"]),
             objection(row) or name_of(Origin, row["origin"]),
         )
     Console().print(table)
+
+
+def _seconds(ns: int | None, digits: int) -> str:
+    return "-" if ns is None else f"{ns / 1e9:.{digits}f}"

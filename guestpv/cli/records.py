@@ -10,7 +10,7 @@ guestpv.read/1, one object:
     cpus            of each: cpu, state (absent, online, offline, refused), origin (none, adopted,
                     claimed), fault, valid, epoch, revision, attributes, stolen_ns, and
                     procstat_steal_ns, which is what the kernel counted
-    total           stolen_ns, procstat_steal_ns: the sums
+    total           stolen_ns, procstat_steal_ns: the sums; CPUs that have null are left out
 
 guestpv.info/1, one object; null for what is not there, or was not called:
     source, smccc_version (as in "1.1"), conduit (none, smc, hvc)

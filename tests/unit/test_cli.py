@@ -119,15 +119,25 @@ def test_read_json(guestpv, machine):
 
 def test_counts_are_exact(guestpv, machine):
     """Not by way of a float: 2**63 - 1 is no float."""
-    machine.structures["stolen_time"][0] = 2**63 - 1
-    read = record(guestpv("read", "--json", "--cpu", "0", "--source", machine.path))
-    assert read["cpus"][0]["stolen_ns"] == read["total"]["stolen_ns"] == 2**63 - 1
+    machine.structures["stolen_time"][:2] = 2**63 - 1, 2**64 - 1
+    read = record(guestpv("read", "--json", "--cpu", "0-1", "--source", machine.path))
+    assert [cpu["stolen_ns"] for cpu in read["cpus"]] == [2**63 - 1, 2**64 - 1]
+    assert read["total"]["stolen_ns"] == 2**63 - 1 + 2**64 - 1
 
 
 def test_read_of_chosen_cpus(guestpv, machine):
     read = record(guestpv("read", "--json", "--cpu", "0,2-3", "--source", machine.path))
     assert [cpu["cpu"] for cpu in read["cpus"]] == [0, 2, 3]
     assert read["total"]["stolen_ns"] == 8 * SECOND
+
+
+def test_sum_of_no_counts_is_unknown(guestpv, machine):
+    for cpu in range(4):
+        machine.revise(cpu, 7)
+    read = json.loads(guestpv("read", "--json", "--source", machine.path).stdout)
+    assert read["total"] == {"stolen_ns": None, "procstat_steal_ns": None}
+    lines = guestpv("read", "--source", machine.path).stdout.splitlines()
+    assert lines[-1].split() == ["all", "-", "-"]
 
 
 def test_read_without_a_single_count_says_why(guestpv, machine):
