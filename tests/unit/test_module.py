@@ -158,18 +158,41 @@ def test_missing_headers_and_tools_are_named(headers, monkeypatch):
 # The kernel log
 
 
-def test_last_refusal_is_the_newest(tmp_path, monkeypatch):
-    """Records as /dev/kmsg has them: a prefix, the text, and lines about the device."""
-    records = [
+@pytest.fixture
+def refusal_in(monkeypatch):
+    """The last refusal in records as /dev/kmsg has them."""
+
+    def last_refusal(*records):
+        log = kmsg.KernelLog()
+        remaining = iter(records)
+        monkeypatch.setattr(log, "_record", lambda: next(remaining, None))
+        return log.last_refusal()
+
+    return last_refusal
+
+
+def test_last_refusal_is_the_newest(refusal_in):
+    """A record is a prefix, the text, and lines about the device."""
+    refusal = refusal_in(
         b"6,1,100,-;guestpv: not loaded: SMCCC_ARCH_FEATURES(0xc5000020) returned -1\n",
         b"6,2,200,-;usb 1-1: guestpv: not loaded: no\n SUBSYSTEM=usb\n",
         b"3,3,300,-;guestpv: not loaded: PV_TIME_FEATURES(0xc5000021) returned -1\n DEVICE=x\n",
-        b"6,4,400,-;guestpv: 2 structures\n",
-    ]
-    log = kmsg.KernelLog()
-    remaining = iter(records)
-    monkeypatch.setattr(log, "_record", lambda: next(remaining, None))
-    assert log.last_refusal() == "PV_TIME_FEATURES(0xc5000021) returned -1"
+        b"6,4,400,-;guestpv: loading out-of-tree module taints kernel.\n",
+    )
+    assert refusal == "PV_TIME_FEATURES(0xc5000021) returned -1"
+
+
+def test_refusal_is_over_once_the_module_loads(refusal_in):
+    refused = b"3,1,100,-;guestpv: not loaded: adopt_offset and adopt_build are needed\n"
+    loaded = b"6,2,200,-;guestpv: 4 stolen-time structures in 1 pages\n"
+    by_a_process = b"14,3,300,-;guestpv: 4 stolen-time structures in 1 pages\n"
+    assert refusal_in(refused, loaded) is None
+    assert refusal_in(loaded, refused) == "adopt_offset and adopt_build are needed"
+    assert refusal_in(refused, by_a_process) == "adopt_offset and adopt_build are needed"
+
+
+def test_module_says_that_it_loaded_as_is_expected():
+    assert 'pr_info("%u stolen-time structures in ' in build._sources()["index.c"].read_text()
 
 
 def test_this_kernels_log_can_be_read():
