@@ -207,7 +207,8 @@ def _users() -> Iterator[str]:
     """The processes that have the device mapped."""
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
-            if f"{_DEVICE}\n" in maps.read_text():
-                yield f"{(maps.parent / 'comm').read_text().strip()} ({maps.parent.name})"
+            if f"{_DEVICE}\n" in maps.read_text(errors="replace"):
+                name = (maps.parent / "comm").read_text(errors="replace").strip()
+                yield f"{name} ({maps.parent.name})"
         except OSError:
             continue  # it ended meanwhile

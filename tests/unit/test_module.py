@@ -71,13 +71,19 @@ def test_module_that_cannot_be_read(tmp_path, name):
 
 
 def test_who_has_the_device_mapped(tmp_path, monkeypatch):
+    """Whatever else they have mapped and what they call themselves: names are bytes."""
     device = tmp_path / "device"
-    device.write_bytes(bytes(4096))
     monkeypatch.setattr(module, "_DEVICE", str(device))
+    not_utf8 = os.fsencode(tmp_path / "caf") + b"\xe9"
     script = f"""
 import mmap, sys
-with open({str(device)!r}, "rb") as file:
-    page = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+pages = []
+for path in {os.fsencode(device)!r}, {not_utf8!r}:
+    with open(path, "a+b") as file:
+        file.truncate(4096)
+        pages.append(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+with open("/proc/self/comm", "wb") as name:
+    name.write(b"caf\\xe9")
 print("mapped", flush=True)
 sys.stdin.read()
 """
@@ -85,8 +91,7 @@ sys.stdin.read()
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as user:
         assert user.stdout.readline() == b"mapped\n"
-        (found,) = module._users()
-        assert str(user.pid) in found
+        assert list(module._users()) == [f"caf\N{REPLACEMENT CHARACTER} ({user.pid})"]
         user.stdin.close()
     assert list(module._users()) == []
 
