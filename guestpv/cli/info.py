@@ -21,7 +21,7 @@ from guestpv.reader import Reader
 from guestpv.since import since_s, since_text
 
 _OWNERS = {
-    Origin.NONE: "nobody",
+    Origin.NONE: "unknown: no structure was asked for",
     Origin.ADOPTED: "the kernel (CONFIG_PARAVIRT=y): adopted, without a reset",
     Origin.CLAIMED: "guestpv: claimed, as this kernel does not use them",
 }

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import guestpv as package
 from guestpv.cli import app
-from guestpv.layout import PV_TIME_ST, Fault
+from guestpv.layout import PV_TIME_ST, Fault, Origin
 
 SECOND = 1_000_000_000
 NO_DEVICE = not Path("/dev/guestpv").exists()
@@ -167,6 +167,15 @@ def test_info_shows_answers_apart_where_they_differ(guestpv, machine):
     said = guestpv("info", "--source", machine.path).stdout
     assert "0 (0x0) on cpu0-1,3" in said
     assert "4294967295 (0xffffffff) NOT_SUPPORTED on cpu2" in said
+
+
+def test_info_does_not_know_the_owner_of_what_was_not_asked_for(guestpv, machine):
+    """Discovery was refused on one CPU of a kernel that owns the structures."""
+    machine.refuse(1, Fault.NOT_SUPPORTED)
+    machine.entries["origin"][1] = Origin.NONE
+    said = guestpv("info", "--source", machine.path).stdout
+    assert "adopted, without a reset on cpu0,2-3" in said
+    assert "unknown: no structure was asked for on cpu1" in said
 
 
 def test_info_json(guestpv, machine):
