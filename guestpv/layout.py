@@ -40,7 +40,7 @@ class State(IntEnum):
     """What can be said of a CPU's structure."""
 
     ABSENT = 0
-    """The CPU was not online since the module was loaded: there is no structure."""
+    """The CPU is offline, and without a structure."""
     ONLINE = 1
     """The CPU is online and its structure is live."""
     OFFLINE = 2

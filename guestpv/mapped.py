@@ -173,8 +173,6 @@ def _no_structure(name: str, cpu: int, entry: np.void) -> StructureError:
         )
     return StructureError(
         f"cpu{cpu}: no stolen time",
-        "It was not online since the module was loaded"
-        if name == DEVICE
-        else "It has no structure",
+        "It is offline, and without a structure",
         "take it online" if name == DEVICE else "",
     )

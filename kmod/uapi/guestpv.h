@@ -60,8 +60,8 @@ enum guestpv_conduit {
 
 /**
  * enum guestpv_state - what can be said of a CPU's structure
- * @GUESTPV_STATE_ABSENT: the CPU was not online since the module was loaded;
- *	there is no structure
+ * @GUESTPV_STATE_ABSENT: the CPU is offline, and without a structure: it was
+ *	not online since the module was loaded, or was refused when it was
  * @GUESTPV_STATE_ONLINE: the CPU is online and its structure is live
  * @GUESTPV_STATE_OFFLINE: the CPU is offline; the structure can still be read
  *	and holds the last count

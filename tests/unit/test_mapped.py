@@ -161,6 +161,7 @@ def test_cpu_without_a_structure(reader: MappedReader, page: Page, state: State)
             read(np.uint32(1))
         assert refused.value.fault is fault
         assert (fault.text in str(refused.value)) == (state == State.REFUSED)
+        assert ("is offline" in str(refused.value)) == (state == State.ABSENT)
     row = reader.snapshot()[1]
     assert (row["valid"], row["stolen_ns"], row["state"], row["fault"]) == (0, 0, state, fault)
 
