@@ -63,9 +63,15 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path):
+def machine_of(tmp_path):
+    """So many vCPUs, from which one second was stolen, two, three and so on."""
+    return lambda vcpus: Machine(tmp_path / "page", [SECOND * (n + 1) for n in range(vcpus)])
+
+
+@pytest.fixture
+def machine(machine_of):
     """Four vCPUs from which one to four seconds were stolen."""
-    return Machine(tmp_path / "page", [SECOND * n for n in (1, 2, 3, 4)])
+    return machine_of(4)
 
 
 @pytest.fixture

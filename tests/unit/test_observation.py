@@ -16,6 +16,12 @@ CPU = CPUS[0]
 
 
 @pytest.fixture
+def machine(machine_of):
+    """With a vCPU for each CPU on which these tests may run, whatever its number."""
+    return machine_of(CPUS[-1] + 1)
+
+
+@pytest.fixture
 def seen(machine):
     """What an observer of one CPU sees while the hypervisor does something, once."""
 
