@@ -7,28 +7,32 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import guestpv
-from guestpv import image
+from guestpv import image, layout
 from guestpv.cli import app
 from guestpv.cli.validate import FAILED, INTERRUPTED
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
+NO_COUNT = 2**64 - 1
 MAIN = """
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 int main(int argc, char **argv)
 {
-	int fd = open(argv[argc - 1], O_RDONLY);
+	int fd = open(argv[1], O_RDONLY);
 	const struct guestpv_header *first = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
 	const void *map = mmap(NULL, first->size, PROT_READ, MAP_SHARED, fd, 0);
 
-	printf("%llu %llu\\n", stolen_ns(map, 0), stolen_ns(map, 1));
+	for (int arg = 2; arg < argc; arg++)
+		printf("%llu\\n", stolen_ns(map, strtoul(argv[arg], NULL, 10)));
 	return 0;
 }
 """
@@ -59,8 +63,19 @@ def test_the_c_header_in_ten_lines(path, tmp_path):
     (tmp_path / "example.c").write_text(example("c") + MAIN)
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{CHECKOUT}/kmod/uapi"]
     subprocess.run(["cc", *flags, "example.c", "-o", "example"], cwd=tmp_path, check=True)
-    done = subprocess.run([tmp_path / "example", path], capture_output=True, text=True)
-    assert done.stdout == f"123456789 {2**63}\n"
+
+    def stolen_ns(*cpus):
+        command = [tmp_path / "example", path, *map(str, cpus)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return [int(line) for line in done.stdout.splitlines()]
+
+    assert stolen_ns(0, 1) == [123456789, 2**63]
+    assert stolen_ns(2, 2**20) == [NO_COUNT, NO_COUNT]
+
+    data = bytearray(path.read_bytes())
+    np.ndarray((), layout.HEADER, data)["abi_version"] = layout.ABI_VERSION + 1
+    path.write_bytes(data)
+    assert stolen_ns(0) == [NO_COUNT]
 
 
 def test_every_exit_code_is_the_one_of_its_error():
