@@ -23,7 +23,8 @@ another format;  6 no such CPU;  7 no structure, or one that must not be interpr
 9 the module could not be loaded or unloaded;  10 no PV-time on this machine;  11 a check of
 validate failed;  130 validate was interrupted.
 
-An error is one line on stderr, 'guestpv: WHAT. WHY: WHAT TO DO.', or with --json one object.
+Any error but wrong usage is one line on stderr, 'guestpv: WHAT. WHY: WHAT TO DO.', or with --json
+one object.
 """
 
 app = typer.Typer(
