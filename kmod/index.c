@@ -64,7 +64,7 @@ static void change_begin(void)
 {
 	WRITE_ONCE(header->sequence, header->sequence + 1);
 	/*
-	 * The odd count is seen before any change. Pairs with the acquire loads
+	 * The odd count is seen before any change. Pairs with the acquire fence
 	 * in a reader between what it read and its second load of sequence.
 	 */
 	smp_wmb();
@@ -274,7 +274,7 @@ int guestpv_index_seal(void)
 
 	for (cpu = 0; cpu < nr_cpu_ids; cpu++) {
 		if (guestpv_owner_judge(&entries[cpu])) {
-			pr_err("not loaded: cpu%u: %s (address %#llx): the offset does not lead to the kernel's stolen-time structures\n",
+			pr_err("not loaded: cpu%u: %s (address %#llx): adopt_offset is wrong, or the hypervisor put this structure where none may be\n",
 			       cpu, guestpv_fault_text(entries[cpu].fault), entries[cpu].ipa);
 			return -ENXIO;
 		}

@@ -19,8 +19,9 @@
  *  3. load the structure's revision and attributes as one aligned 64-bit word
  *     with acquire order; if it is not zero, do not interpret what follows
  *  4. load stolen_time as one aligned 64-bit word with acquire order
- *  5. load step 3's word again with acquire order, then header.sequence;
- *     if one of them changed, start again
+ *  5. load step 3's word again, then header.sequence, with an acquire fence
+ *     between them, which keeps all loads of the steps before ahead of the
+ *     last; if one of the two changed, start again
  *
  * The index is in the CPU's byte order, the structures are little-endian.
  */
