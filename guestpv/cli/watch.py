@@ -41,7 +41,10 @@ def watch(
 ) -> None:
     """Show stolen time live, until q or Ctrl-C: for each vCPU, and for all together.
 
-    ...
+    STOLEN s is the hypervisor's count, STOLEN % what it grew by in the last interval, with its
+    history beside it, and DEMAND % the same of the time for which the vCPU had something to run.
+    KERNEL % is what /proc/stat says, with ≠ where it contradicts the count. RESTARTS are counts
+    that began anew, as a CPU's does that was offline.
     """
     with ExitStack() as stack:
         reader = stack.enter_context(open_source(source))
