@@ -3,6 +3,9 @@ from typing import SupportsIndex, final
 
 from guestpv.reader import Snapshot
 
+def pin(cpu: int, /) -> None:
+    """Have the calling thread run on a CPU alone. Raises OSError where that can't be."""
+
 @final
 class Reading:
     """What one read of a CPU's structure gave (DEN0057A, 3.2.2), with its epoch."""

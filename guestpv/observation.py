@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from guestpv._native import pin
+from guestpv.cpulist import listed
 from guestpv.errors import BusyError
 from guestpv.mapped import MappedReader
 
@@ -46,8 +48,9 @@ OBSERVATION = np.dtype(
                     more (``leap_ns``) than the ``leap_within_ns`` that passed
 ``torn``            how often it was soon back from a leap, or on from a decrease; the first of
                     the counts that stood between
-``unknown``         looks at a revision or attributes that are not 0; all their bits, as a word
-``absent``          looks that found no structure, or its CPU offline
+``unknown``         looks at a revision or attributes that are not 0; the first of either, as a word
+``absent``          looks that found no structure, or its CPU offline; and once more if the thread
+                    could not stay on it to the end
 ``busy``            looks that did not succeed because what was looked at kept changing
 ``restarts``        new epochs
 ``gaps``            times between two looks that were *gap_ns* or longer: how many, all together,
@@ -60,8 +63,14 @@ OBSERVATION = np.dtype(
 ==================  ==============================================================================
 """
 
+SCHEDSTAT = Path("/proc/thread-self/schedstat")
+"""How long a thread waited for a CPU while something else of the guest ran, among others."""
+
 GAP_NS = 10_000
 """From here on, the time between two looks is called a gap."""
+
+_PATIENCE_S = 10
+"""How long a thread may be late before it is given up."""
 
 Observations = npt.NDArray[np.void]
 """An array of `OBSERVATION` rows."""
@@ -77,40 +86,50 @@ def observe(
 ) -> Observations:
     """Keep each of *cpus* busy for so long. Returns an array of `OBSERVATION`, a row for each.
 
-    Each thread also looks at the next vCPU's count. *progress* is called a few times a second; what
-    it raises ends the observation at once. Raises what `Reader.read` does, and BusyError if a CPU
-    can't be run on.
+    Each thread also looks at the next vCPU's count. *progress* is called a few times a second while
+    all of them look; what it raises ends the observation at once. Raises what `Reader.read` does,
+    and BusyError if a CPU can't be run on.
     """
     stop = bytearray(1)
     errors: list[BaseException] = []
     rows = np.zeros(len(cpus), OBSERVATION)
+    until = time.monotonic() + seconds
 
     def look(row: int, cpu: int, other: int) -> None:
         try:
             _pin(cpu)
             waited_ns = _waited_ns()
-            seen = reader._observe(cpu, other, int(seconds * 1e9), gap_ns, stop)
+            left_ns = int(1e9 * max(0.0, until - time.monotonic()))
+            seen = reader._observe(cpu, other, left_ns, gap_ns, stop)
             rows[row] = (*np.frombuffer(seen, np.uint64), _waited_ns() - waited_ns)
+            rows["absent"][row] += os.sched_getaffinity(0) != {cpu}
         except BaseException as error:
             errors.append(error)
             stop[0] = 1
 
     others = [*cpus[1:], *cpus[:1]]
-    threads = [
-        threading.Thread(target=look, args=(row, cpu, other), name=f"observer of cpu{cpu}")
+    threads = {
+        cpu: threading.Thread(target=look, args=(row, cpu, other), daemon=True)
         for row, (cpu, other) in enumerate(zip(cpus, others, strict=True))
-    ]
+    }
     try:
-        for thread in threads:
+        for thread in threads.values():
             thread.start()
-        while any(thread.is_alive() for thread in threads):
-            progress()
+        while alive := [cpu for cpu, thread in threads.items() if thread.is_alive()]:
+            if len(alive) == len(threads):
+                progress()
+            if time.monotonic() > until + _PATIENCE_S:
+                raise BusyError(
+                    f"cpu{listed(alive)}: not watched",
+                    f"It did not let a thread run for {_PATIENCE_S} s: a real-time task keeps it",
+                    "stop that, or keep it from this CPU",
+                )
             time.sleep(0.1)
     finally:
         stop[0] = 1
-        for thread in threads:
+        for thread in threads.values():
             if thread.ident is not None:  # else it was never started
-                thread.join()
+                thread.join(_PATIENCE_S)
     if errors:
         raise errors[0]
     return rows
@@ -119,7 +138,7 @@ def observe(
 def _pin(cpu: int) -> None:
     """Have this thread, and no other, run on a CPU alone."""
     try:
-        os.sched_setaffinity(0, {cpu})
+        pin(cpu)
     except OSError as error:
         raise BusyError(
             f"cpu{cpu}: not watched",
@@ -131,6 +150,6 @@ def _pin(cpu: int) -> None:
 def _waited_ns() -> int:
     """How long this thread has waited in the guest's own run queue."""
     try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+        return int(SCHEDSTAT.read_text().split()[1])
     except OSError:
-        return 0  # CONFIG_SCHEDSTATS is not in every kernel
+        return 0  # CONFIG_SCHED_INFO is not in every kernel

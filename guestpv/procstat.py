@@ -12,21 +12,20 @@ ACCOUNT = np.dtype(
     [
         ("present", np.bool_),
         ("run_ns", np.int64),
+        ("interrupts_ns", np.int64),
         ("steal_ns", np.int64),
         ("slack_ns", np.int64),
     ]
 )
 """One CPU: whether /proc/stat lists it (not while it is offline), the time for which it ran
-something, and the time that was stolen from it, both in whole ticks; and how far the latter may
-be from a count that was read just before, because time was stolen between."""
+something, how much of that went to interrupts, and the time that was stolen from it, all in whole
+ticks; and how far the latter may be from a count that was read just before, because time was
+stolen between."""
 
 Accounts = npt.NDArray[np.void]
 """An array of ACCOUNT rows."""
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-
-_RUNNING = (1, 2, 3, 6, 7)  # user, nice, system, irq, softirq; the time of own guests is in user
-_STEAL = 8
 
 _TOLERANCE_NS = 3 * TICK_NS
 _TOLERANCE = 0.05
@@ -43,10 +42,12 @@ def accounts(cpus: Sequence[int], path: str = "/proc/stat") -> Accounts:
     for line in lines:
         if not line.startswith(b"cpu"):
             break
-        fields = line.split()
-        if (row := row_of.get(fields[0])) is not None:
-            run = sum(int(fields[field]) for field in _RUNNING)
-            rows[row] = (True, run * TICK_NS, int(fields[_STEAL]) * TICK_NS, 0)
+        name, *ticks = line.split()
+        if (row := row_of.get(name)) is not None:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, ticks[:8])
+            interrupts = irq + softirq
+            run = user + nice + system + interrupts  # the time of own guests is in user
+            rows[row] = (True, run * TICK_NS, interrupts * TICK_NS, steal * TICK_NS, 0)
     return rows
 
 

@@ -1,6 +1,44 @@
 /* SPDX-License-Identifier: MIT */
 #include "native.h"
 
+#include <errno.h>
+#include <sched.h>
+
+/*
+ * pin(cpu): os.sched_setaffinity() for one CPU, but without the GIL: whoever
+ * moves waits for the CPU, for ever if a real-time task keeps it.
+ */
+static PyObject *pin(PyObject *module, PyObject *arg)
+{
+	unsigned long cpu = PyLong_AsUnsignedLong(arg);
+	size_t size;
+	cpu_set_t *set;
+	int err;
+
+	if (PyErr_Occurred())
+		return NULL;
+	size = CPU_ALLOC_SIZE(cpu + 1);
+	set = CPU_ALLOC(cpu + 1);
+	if (!set)
+		return PyErr_NoMemory();
+	CPU_ZERO_S(size, set);
+	CPU_SET_S(cpu, size, set);
+	Py_BEGIN_ALLOW_THREADS
+	err = sched_setaffinity(0, size, set) ? errno : 0;
+	Py_END_ALLOW_THREADS
+	CPU_FREE(set);
+	if (err) {
+		errno = err;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
+	Py_RETURN_NONE;
+}
+
+static PyMethodDef native_methods[] = {
+	{ "pin", pin, METH_O, "Have the calling thread run on a CPU alone." },
+	{ NULL },
+};
+
 static PyTypeObject *make_type(PyObject *module, PyType_Spec *spec)
 {
 	return (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
@@ -52,6 +90,7 @@ static struct PyModuleDef native_module = {
 	.m_name = "guestpv._native",
 	.m_doc = "Ordered loads from memory that a hypervisor writes.",
 	.m_size = sizeof(struct native),
+	.m_methods = native_methods,
 	.m_slots = native_slots,
 	.m_traverse = native_traverse,
 	.m_clear = native_clear,

@@ -161,7 +161,11 @@ static void take(struct observer *observer, const struct sight *sight, uint64_t 
 	if (!sight->present || !sight->online || sight->word) {
 		sum->absent += !sight->present || !sight->online;
 		sum->unknown += sight->word != 0;
-		sum->unknown_word |= sight->word;
+		/* The first of each, revision and attributes: no mixture. */
+		if (!(uint32_t)sum->unknown_word)
+			sum->unknown_word |= (uint32_t)sight->word;
+		if (!(sum->unknown_word >> 32))
+			sum->unknown_word |= sight->word >> 32 << 32;
 		begin_anew(observer);
 		return;
 	}

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The guest that is judged, and the evidence: each piece is gathered when a check first asks."""
 
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from guestpv.errors import NoSourceError
 from guestpv.layout import Origin, State
 from guestpv.mapped import DEVICE, MappedReader
 from guestpv.observation import OBSERVATION, Observations, observe
@@ -48,16 +51,21 @@ class Watched:
     after: Snapshot
     samples: tuple[Sample, Sample]
     """From within the interval, near its ends."""
+    interrupts_ns: npt.NDArray[np.int64]
+    """Per CPU, what the guest's own interrupts took, by /proc/stat."""
     kernel_backwards_ns: npt.NDArray[np.int64]
     """Per CPU, the most by which /proc/stat's steal was lower than at the look before."""
-    host: tuple[HostView, HostView] | None
+    host: tuple[HostView, HostView] | str
+    """The host's account at both ends, or why it is not to be had."""
     slept: bool
     """Whether the whole machine was asleep meanwhile: then nothing follows from the rest."""
 
     @property
     def judged(self) -> Observations:
-        """The rows of the vCPUs whose count can be interpreted at all."""
-        return self.rows[self.rows["looks"] > 1]
+        """The rows of the vCPUs whose count was watched from themselves, all the time."""
+        rows = self.rows
+        judged: Observations = rows[(rows["looks"] > 1) & (rows["absent"] == 0)]
+        return judged
 
 
 class Guest:
@@ -108,9 +116,17 @@ class Guest:
     @cached_property
     def watchable(self) -> list[int]:
         """The CPUs that are online, and that this process may run on."""
-        allowed = os.sched_getaffinity(0)
+        allowed = _allowed(self.reader.cpus)
+        return [cpu for cpu in self._online() if cpu in allowed]
+
+    @property
+    def unwatchable(self) -> list[int]:
+        """The CPUs that are online, and that this process may not run on."""
+        return [cpu for cpu in self._online() if cpu not in self.watchable]
+
+    def _online(self) -> list[int]:
         online = self.reader.snapshot()["state"] == State.ONLINE
-        return [cpu for cpu in np.flatnonzero(online).tolist() if cpu in allowed]
+        return np.flatnonzero(online).tolist()
 
     @cached_property
     def watched(self) -> Watched:
@@ -126,19 +142,22 @@ class Guest:
         if self.watched.slept:
             return "the machine slept while it was watched, twice"
         if not len(self.watched.judged):
-            return "no count can be interpreted"
+            return "no count could be interpreted, and watched from its own CPU all the time"
         return None
 
     def _watch(self) -> Watched:
-        account = self.options.host_account
         clocks = Clocks.now()
-        host_before = account and account.view(self.reader)
+        account = self.options.host_account
+        host_before = account.view(self.reader) if account else None
         kernel = KernelWatch(self.reader)
-        seconds, began = self.options.observe_s, time.monotonic()
+        seconds, began = self.options.observe_s, math.inf
 
         def progress() -> None:
-            passed_s = min(seconds, time.monotonic() - began)
-            kernel.look(settled=passed_s > _SETTLED_S)
+            nonlocal began
+            now = time.monotonic()
+            began = min(began, now)
+            kernel.look(settled=now - began > _SETTLED_S)
+            passed_s = min(seconds, now - began)
             self.progress(f"watching {len(self.watchable)} vCPUs: {passed_s:.0f} of {seconds:g} s")
 
         before = self.reader.snapshot()
@@ -146,16 +165,26 @@ class Guest:
         if self.watchable:
             rows = observe(self.reader, self.watchable, seconds, progress)
         after = self.reader.snapshot()
-        host_after = account and account.view(self.reader)
         return Watched(
             rows=rows,
             before=before,
             after=after,
             samples=(kernel.first, kernel.last),
+            interrupts_ns=kernel.interrupts_ns,
             kernel_backwards_ns=kernel.backwards_ns,
-            host=(host_before, host_after) if host_before and host_after else None,
+            host=self._host_views(host_before),
             slept=Clocks.now().slept(clocks),
         )
+
+    def _host_views(self, before: HostView | None) -> tuple[HostView, HostView] | str:
+        """The host's account *before* and now, or why it is not to be had."""
+        account = self.options.host_account
+        if account is None or before is None:
+            return "the host's account is not to be had here: see --host-account"
+        try:
+            return before, account.view(self.reader)
+        except NoSourceError as error:  # what else was watched is worth its time
+            return str(error)
 
     @cached_property
     def hotplug(self) -> list[Switched] | str:
@@ -189,6 +218,17 @@ class Guest:
     def close(self) -> None:
         """Let go of it, so that the module can be removed."""
         self.reader.close()
+
+
+def _allowed(cpus: Sequence[int]) -> set[int]:
+    """Those of *cpus* that this process may run on if it wants to, whatever it was started on."""
+
+    def ask() -> set[int]:
+        os.sched_setaffinity(0, cpus)
+        return os.sched_getaffinity(0)
+
+    with ThreadPoolExecutor(1) as other:  # a thread's affinity is its own
+        return other.submit(ask).result()
 
 
 @dataclass(frozen=True, slots=True)

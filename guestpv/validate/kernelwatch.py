@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from guestpv.procstat import Accounts, accounts
 from guestpv.reader import Reader, Snapshot
@@ -23,7 +24,7 @@ class KernelWatch:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._settled = False
-        self.first = self.last = self._sample()
+        self._began = self.first = self.last = self._sample()
         self.backwards_ns = np.zeros(len(reader.cpus), np.int64)
 
     def look(self, *, settled: bool) -> None:
@@ -35,6 +36,14 @@ class KernelWatch:
         self.backwards_ns = np.maximum(self.backwards_ns, lost)
         if settled and not self._settled:
             self.first, self._settled = self.last, True
+
+    @property
+    def interrupts_ns(self) -> npt.NDArray[np.int64]:
+        """Per CPU, what went to interrupts, since this was made until the last look."""
+        spent: npt.NDArray[np.int64] = (
+            self.last.kernel["interrupts_ns"] - self._began.kernel["interrupts_ns"]
+        )
+        return spent.clip(0)
 
     def _sample(self) -> Sample:
         before = self._reader.snapshot()

@@ -38,7 +38,7 @@ def _judge(check: Check, guest: Guest) -> Finding:
     if check.live and not guest.live:
         return skipped("needs a live hypervisor, not a page image")
     if not guest.asked:
-        return skipped("no CPU was online since the module was loaded")
+        return skipped("no CPU that is online has been asked for its structure")
     if check.live and check.effect == Effect.LOAD and (reason := guest.unwatched):
         return skipped(reason)
     return check.judge(guest)

@@ -18,6 +18,7 @@ def test_running_and_stolen_time(tmp_path):
     assert rows["present"].tolist() == [True, True, False, False]
     # user, nice, system, irq, softirq: not idle, not iowait, and guest time is in user
     assert (rows["run_ns"] // TICK_NS).tolist() == [190, 19, 0, 0]
+    assert (rows["interrupts_ns"] // TICK_NS).tolist() == [130, 13, 0, 0]
     assert (rows["steal_ns"] // TICK_NS).tolist() == [80, 8, 0, 0]
 
 
