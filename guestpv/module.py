@@ -86,7 +86,7 @@ def load(path: Path | None = None, say: Callable[[str], None] = lambda _: None) 
     """
     if platform.machine() != "aarch64":
         raise _other_architecture()
-    if _LOADED.exists():
+    if is_loaded():
         return None
     _check_root("load")
 
@@ -99,8 +99,22 @@ def load(path: Path | None = None, say: Callable[[str], None] = lambda _: None) 
 
 
 def find(say: Callable[[str], None] = lambda _: None) -> Path:
-    """The module that load() would take. Raises ModuleError if there is none and none is built."""
+    """The module that load() would take. Raises ModuleError if there is none and none is built, and
+    UnsupportedError on another architecture."""
+    if platform.machine() != "aarch64":
+        raise _other_architecture()
     return _installed() or build(say)
+
+
+def is_loaded() -> bool:
+    """Whether the module is in the kernel, with a device that is to be seen or not."""
+    return _LOADED.exists()
+
+
+def is_like_loaded(module: Path) -> bool:
+    """Whether *module* is built from the sources of the one that is loaded. Raises ModuleError."""
+    srcversion = (_LOADED / "srcversion").read_bytes().strip()
+    return b"srcversion=" + srcversion + b"\0" in _image(module)
 
 
 def unload() -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ import typer
 from guestpv.cli.options import JsonOption, SourceOption
 from guestpv.cli.records import write
 from guestpv.cli.source import open_source
+from guestpv.cpulist import listed
 from guestpv.errors import Error, NoSourceError
 from guestpv.mapped import DEVICE
 
@@ -42,6 +44,12 @@ def _host_account(text: str) -> HostAccount:
         raise typer.BadParameter(str(error)) from None
 
 
+def _finite(seconds: float) -> float:
+    if math.isnan(seconds):
+        raise typer.BadParameter("nan is no time to wait")
+    return seconds
+
+
 def validate(
     source: SourceOption = "auto",
     only: Annotated[
@@ -63,7 +71,11 @@ def validate(
     wait: Annotated[
         float,
         typer.Option(
-            min=0, max=3600, metavar="SECONDS", help="Wait for the VM to be paused or moved."
+            callback=_finite,
+            min=0,
+            max=3600,
+            metavar="SECONDS",
+            help="Wait for the VM to be paused or moved.",
         ),
     ] = 0.0,
     host_account: Annotated[
@@ -109,6 +121,9 @@ def validate(
             options = Options(_QUICK_S if quick else _DEFAULT_S, disruptive, wait, host_account)
             guest = Guest(path, options)
             stack.callback(guest.close)
+            if guest.live and (cpus := guest.unwatchable):
+                why = "not watched, since this process may not run there (see cpuset(7))"
+                typer.echo(f"guestpv: cpu{listed(cpus)}: {why}", err=True)
             code = _run(checks, guest, *_reports(guest, file, as_json, as_tap))
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -123,7 +138,8 @@ def _run(checks: list[Check], guest: Guest, reports: list[Report], progress: Pro
     from guestpv.validate import run
 
     outcomes: dict[str, Outcome] = {}
-    began, code, trouble = time.monotonic(), 0, None
+    began, code = time.monotonic(), 0
+    trouble: Error | OSError | None = None
     try:
         with progress as guest.progress:
             for outcome in run(checks, guest):
@@ -132,8 +148,8 @@ def _run(checks: list[Check], guest: Guest, reports: list[Report], progress: Pro
                     report.outcome(outcome)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except Error as error:  # the device went away, say: what was found before is worth a report
-        trouble = error
+    except (Error, OSError) as error:  # the device went away, or who read the report: what was
+        trouble = error  # found before is worth one
     reason = str(trouble) if trouble else "interrupted"
     ordered = [outcomes.get(check.id) or _not_run(check, reason) for check in checks]
     for report in reports:
@@ -173,6 +189,10 @@ def _load_for_now(stack: ExitStack, source: str) -> None:
     if source not in ("auto", "device") or os.geteuid() or os.path.exists(DEVICE):
         return
     from guestpv import module
+    from guestpv.validate.undisturbed import undisturbed
+
+    if module.is_loaded():
+        return  # and its device is not to be seen here
 
     def unload() -> None:
         try:
@@ -180,9 +200,11 @@ def _load_for_now(stack: ExitStack, source: str) -> None:
         except Error as error:  # somebody uses it: what was found counts for more
             typer.echo(f"guestpv: {error}", err=True)
 
-    if module.load(say=lambda what: typer.echo(f"guestpv: {what}", err=True)):
-        stack.callback(unload)
-        typer.echo("guestpv: the module was not loaded, and is for this run", err=True)
+    found = module.find(say=lambda what: typer.echo(f"guestpv: {what}", err=True))
+    with undisturbed():
+        if module.load(found):
+            stack.callback(unload)
+            typer.echo("guestpv: the module was not loaded, and is for this run", err=True)
 
 
 def _path(source: str) -> str:
@@ -222,6 +244,10 @@ def _reports(
     """Who reports, and what shows what is being done: on a terminal, and nowhere else."""
     reports: list[Report] = []
     progress: Progress = nullcontext(lambda _: None)
+    if junit:  # first, so that it is written whatever becomes of the output
+        from guestpv.cli.reports.junit import JunitReport
+
+        reports.append(JunitReport(junit))
     if as_tap:
         from guestpv.cli.reports.tap import TapReport
 
@@ -235,18 +261,12 @@ def _reports(
 
             progress = _shown_on(Console(stderr=True))
     else:
-        from rich.console import Console
+        from guestpv.cli.reports.people import PeopleConsole, PeopleReport
 
-        from guestpv.cli.reports.people import PeopleReport
-
-        console = Console(highlight=False)
+        console = PeopleConsole(highlight=False)
         reports.append(PeopleReport(console))
         if console.is_terminal:
             progress = _shown_on(console)
-    if junit:
-        from guestpv.cli.reports.junit import JunitReport
-
-        reports.append(JunitReport(junit))
     return reports, progress
 
 

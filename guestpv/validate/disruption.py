@@ -7,20 +7,19 @@ A function returns what was there before and after, or as text why it could not 
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from guestpv.errors import BusyError, Error, ModuleError
+from guestpv.errors import BusyError, Error, ModuleError, PermissionDeniedError
 from guestpv.procstat import accounts
 from guestpv.reader import Snapshot
+from guestpv.validate.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from guestpv.validate.guest import Guest
@@ -73,7 +72,7 @@ def switch_cpus(guest: Guest) -> list[Switched] | str:
     for cpu in cpus:
         guest.progress(f"taking cpu{cpu} offline and back")
         try:
-            with _undisturbed():
+            with undisturbed():
                 switched.append(_switch_one(guest, cpu))
         except PermissionError:
             return f"this user may not take cpu{cpu} offline"
@@ -117,29 +116,6 @@ def _offline(cpu: int) -> Iterator[None]:
             ) from error
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ctrl-C and what else ends a process wait until what was changed is undone.
-
-    Their handlers are put off. To block the signals would not do: another thread, as numpy has
-    them, would take them, and Python would still call the handler in this one.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # no handler is ever called here
-        return
-    came: list[int] = []
-    before: dict[int, Any] = {}
-    try:
-        for ending in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
-            before[ending] = signal.signal(ending, lambda number, _: came.append(number))
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
-
-
 def _switch(cpu: int) -> Path:
     return CPUS / f"cpu{cpu}/online"
 
@@ -159,15 +135,26 @@ def suspend(guest: Guest) -> Resumed | str:
             return "the RTC has an alarm that is meant for something else"
         guest.progress(f"sleeping for {_SLEEP_S} s")
         before, ipas, began_ns = guest.reader.snapshot(), _ipas(guest), _boot_ns()
-        ALARM.write_text(f"+{_SLEEP_S}")
-        with _undisturbed():
-            try:
-                (POWER / "state").write_text("freeze")
-            finally:
-                ALARM.write_text("0")
+        os.sync()  # else the kernel does, while the alarm is running
+        with undisturbed():
+            _sleep()
     except OSError as error:
         return f"the guest can't be suspended: {error.strerror}"
     return Resumed(before, ipas, guest.reader.snapshot(), _ipas(guest), _boot_ns() - began_ns)
+
+
+def _sleep() -> None:
+    """Until the alarm. If it is early, the kernel will not sleep: nothing else would wake it.
+
+    See Documentation/ABI/testing/sysfs-power on wakeup_count.
+    """
+    wakeups = (POWER / "wakeup_count").read_text()
+    try:
+        ALARM.write_text(f"+{_SLEEP_S}")
+        (POWER / "wakeup_count").write_text(wakeups)
+        (POWER / "state").write_text("freeze")
+    finally:
+        ALARM.write_text("0")
 
 
 def reload(guest: Guest) -> Resumed | str:
@@ -183,14 +170,16 @@ def reload(guest: Guest) -> Resumed | str:
     guest.progress("loading the module again")
     try:
         again = module.find()  # before it is gone
+        if not module.is_like_loaded(again):
+            return f"{again}, which would be loaded, is not the one that is"
     except ModuleError as error:
         return str(error)
     before, ipas, began_ns = guest.reader.snapshot(), _ipas(guest), _boot_ns()
-    with _undisturbed():
+    with undisturbed():
         guest.close()
         try:
             module.unload()
-        except BusyError as error:
+        except (BusyError, PermissionDeniedError) as error:
             return str(error)
         finally:
             module.load(again)

@@ -2,7 +2,7 @@
 """guestpv validate without a hypervisor: its reports, its refusals, and the checks of an index.
 
 What a page image says of discovery and addresses is simulation; the same faults, made by a real
-hypervisor, are in tests/lab/test_faults.py.
+hypervisor, are in tests/lab/test_validate.py.
 """
 
 import json
@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from junitparser import JUnitXml
 
@@ -161,12 +161,17 @@ def test_a_report_for_programs_is_whole_beside_a_terminal(machine, form):
         assert done.stdout.splitlines()[-1] == "1..8"
 
 
-def test_a_reader_that_has_enough_ends_it_as_it_ends_a_filter(machine):
-    command = [sys.executable, "-m", "guestpv", "validate", "--tap", "--source", machine.path]
+@pytest.mark.parametrize("form", [[], ["--json"], ["--tap"]])
+def test_a_reader_that_has_enough_ends_it_as_it_ends_a_filter(machine, tmp_path, form):
+    """What was to be written to a file is there all the same."""
+    file = tmp_path / "report.xml"
+    command = [sys.executable, "-m", "guestpv", "validate", *form, "--source", machine.path]
+    command += ["--junit", file]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == -signal.SIGPIPE
+    assert JUnitXml.fromfile(str(file)).tests == len(catalogue())
 
 
 def test_junit(guestpv, machine, tmp_path):
@@ -185,6 +190,13 @@ def test_a_report_that_can_not_be_written_is_refused_before_the_run(guestpv, mac
     done = guestpv("validate", "--source", machine.path, "--junit", file)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"guestpv: {file}: no report can be written")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "inf", "1e9"])
+def test_a_time_to_wait_that_is_none_is_refused(guestpv, machine, seconds):
+    done = validate(guestpv, machine, "--wait", seconds)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--wait" in done.stderr
 
 
 def test_an_unknown_check_is_refused_with_the_nearest(guestpv, machine):
@@ -250,6 +262,7 @@ def rows(counts):
     return snapshot
 
 
+@settings(deadline=None)
 @given(
     start=st.integers(0, 2**62),
     moved=st.tuples(st.integers(0, 10**10), st.integers(0, 10**10)),

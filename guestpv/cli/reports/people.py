@@ -20,6 +20,13 @@ _STYLES = {
 _ID_WIDTH = max(len(check.id) for check in catalogue())
 
 
+class PeopleConsole(Console):
+    """Where people read; that nobody does any more is an error like others."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # which is what is being handled here
+
+
 class PeopleReport:
     def __init__(self, console: Console) -> None:
         self._console = console
