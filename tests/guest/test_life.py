@@ -121,7 +121,7 @@ def test_structures_survive_sleep(loaded, sleep):
         if sleep == "disk" and "disk" not in (power / "state").read_text():
             pytest.skip("this kernel cannot hibernate")
         if sleep == "freeze" and Path("/dev/rtc0").exists():
-            subprocess.run(["rtcwake", "-m", "freeze", "-s", "2"], check=True)
+            subprocess.run(["rtcwake", "-m", "freeze", "-s", "5"], check=True)
         else:  # nothing would wake it: go as far as can be gone without
             (power / "pm_test").write_text("processors" if sleep == "disk" else "devices")
             try:

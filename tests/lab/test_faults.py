@@ -108,7 +108,7 @@ def test_a_writer_writes_for_as_long_as_it_is_to(lab):
     assert count(lab, 1) < before + (1 << 40)
 
     with lab.tearing_count(structure(1)):
-        assert count(lab, 1) > 1 << 40
+        assert any(count(lab, 1) > before + (1 << 36) for _ in range(50))
     assert count(lab, 1) < before + (1 << 40)
 
 

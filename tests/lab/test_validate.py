@@ -5,11 +5,15 @@ Each fault is made by the host, in KVM or in the guest's memory, and the check t
 catch it. At the end stands a table of both; a check that no fault trips is in it as a hole.
 """
 
+import itertools
 import json
+import re
+import select
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +23,7 @@ import pytest
 from guestpv import layout
 from guestpv.validate import catalogue
 from pvlab import Lab
+from pvlab.cache import CHECKOUT
 
 BASE = 0x090A0000
 """Where QEMU's virt machine puts the first structure; the next follow at 64 bytes."""
@@ -40,10 +45,16 @@ class Fault:
     options: dict[str, Any] = field(default_factory=dict)
     verdict: str = "fail"
     says: str = ""
+    tries: int = 1
+    """How often to look, where the host's scheduler decides whether there is something to see."""
 
 
 CAUGHT: dict[str, list[str]] = {}
 """By check, the faults that it was seen to catch in this run."""
+
+
+HEIGHTS = itertools.count(1)
+"""Of counts that go on by themselves."""
 
 
 def ipa(vcpu: int) -> int:
@@ -98,10 +109,13 @@ def wrote(vcpu: int, offset: int, content: bytes) -> Arrange:
 
 
 def stepping(vcpu: int, by_ns: int) -> Arrange:
-    """The count goes on by itself, or back, a few times a second."""
+    """The count goes on by itself, or back, a few times a second.
+
+    It begins higher each time: that it was high before the module may know, and announce a restart.
+    """
     program = f"""
 import time
-count = {1 << 50}
+count = {next(HEIGHTS) << 50}
 while True:
     count += {by_ns}
     write(8, count.to_bytes(8, "little"))
@@ -110,9 +124,28 @@ while True:
     return lambda lab: lab.writing(ipa(vcpu), program)
 
 
-def at_its_end(lab: Lab) -> AbstractContextManager[None]:
-    """KVM adds to what stands there, so it has to be written again and again."""
-    return lab.writing(ipa(1), "while True: write(8, bytes([255] * 8))")
+@contextmanager
+def at_its_end(lab: Lab) -> Iterator[None]:
+    with lab.frozen(vcpu=1), wrote(1, 8, bytes([255] * 8))(lab):
+        yield
+    claim_again(lab)
+
+
+def run_vcpus_on(lab: Lab, cpus: str) -> None:
+    for vcpu in lab.qmp("query-cpus-fast"):
+        pin = ["taskset", "--pid", "--cpu-list", cpus, str(vcpu["thread-id"])]
+        lab.host.run(pin).check_returncode()
+
+
+@contextmanager
+def creeping(lab: Lab) -> Iterator[None]:
+    """The count goes on while its vCPU runs: for that the host needs a CPU beside the vCPU's."""
+    run_vcpus_on(lab, "0")
+    try:
+        with lab.creeping_count(ipa(0), by_ns=1_000):
+            yield
+    finally:
+        run_vcpus_on(lab, "0-1")
 
 
 @contextmanager
@@ -153,12 +186,15 @@ def counting_no_more(lab: Lab) -> Iterator[None]:
 @contextmanager
 def meanwhile(lab: Lab, act: Callable[[], None]) -> Iterator[None]:
     """Something happens while the command runs: it has begun to wait for it."""
-    thread = threading.Timer(2, act)
-    thread.start()
-    try:
+
+    def act_later() -> None:
+        time.sleep(2)
+        act()
+
+    with ThreadPoolExecutor(1) as other:
+        acting = other.submit(act_later)
         yield
-    finally:
-        thread.join()
+        acting.result()
 
 
 def paused(seconds: float) -> Arrange:
@@ -250,11 +286,7 @@ CLAIM = [
     Fault("forward by an hour", "gaps.bound", stepping(0, 3600 * 10**9)),
     Fault("at 2^64 - 1", "counter.plausible", at_its_end),
     Fault("frozen", "counter.grows", frozen),
-    Fault(
-        "creeping",
-        "counter.still",
-        lambda lab: lab.creeping_count(ipa(0), by_ns=1_000),
-    ),
+    Fault("creeping", "counter.still", creeping, tries=5),
     Fault("written in halves", "counter.whole", lambda lab: lab.tearing_count(ipa(0))),
     Fault("a kernel that accounts for none", "kernel.agrees", busy, verdict="warn"),
     Fault("forward by an hour", "host.agrees", stepping(0, 3600 * 10**9)),
@@ -266,9 +298,21 @@ CLAIM = [
         "warn",
         "stood still for about",
     ),
-    Fault("moved, and the count was lost", "life.survives", lost_in_a_pause, {"wait_s": 30}),
-    Fault("not restarted by hotplug", "life.hotplug", kept_over_hotplug, {"disruptive": True}),
-    Fault("set back", "life.suspend", stepping(0, -(10**9)), {"disruptive": True}),
+    Fault(
+        "moved, and the count was lost",
+        "life.survives",
+        lost_in_a_pause,
+        {"wait_s": 30},
+        says="began a new count",
+    ),
+    Fault(
+        "not restarted by hotplug",
+        "life.hotplug",
+        kept_over_hotplug,
+        {"disruptive": True},
+        says="did not restart",
+    ),
+    Fault("set back", "life.suspend", stepping(0, -(10**9)), {"disruptive": True}, says="cpu0"),
 ]
 STOCK = [
     Fault("one vCPU is refused", "address.given", refusing_one_that_is_adopted, says="cpu1"),
@@ -282,7 +326,7 @@ STOCK = [
         "warn",
         "a known defect of Linux",
     ),
-    Fault("set back", "life.reload", stepping(0, -(10**9)), {"disruptive": True}),
+    Fault("set back", "life.reload", stepping(0, -(10**9)), {"disruptive": True}, says="cpu0"),
 ]
 
 
@@ -367,7 +411,17 @@ class Validator:
 
     def _read(self) -> str:
         assert self._process.stdout
+        assert select.select([self._process.stdout], [], [], 180)[0], "the guest does not answer"
         return self._process.stdout.readline()
+
+
+def judged(lab: Lab, **options: Any) -> dict[str, list[str]]:
+    """The whole catalogue; again, if this machine itself stalled, of which gaps.share tells."""
+    for _ in range(3):
+        findings = VALIDATORS[lab].run(**options)
+        if findings["gaps.share"][0] != "warn":
+            break
+    return findings
 
 
 def not_passed(findings: dict[str, list[str]]) -> dict[str, str]:
@@ -402,10 +456,13 @@ VALIDATORS: dict[Lab, Validator] = {}
 
 
 def caught(lab: Lab, fault: Fault) -> None:
-    with fault.arrange(lab):
-        findings = VALIDATORS[lab].run(fault.check, **fault.options)
-    verdict, text, advice = findings[fault.check]
-    print(f"{fault.name}: {fault.check} says {verdict}: {text}")
+    for _ in range(fault.tries):
+        with fault.arrange(lab):
+            findings = VALIDATORS[lab].run(fault.check, **fault.options)
+        verdict, text, advice = findings[fault.check]
+        print(f"{fault.name}: {fault.check} says {verdict}: {text}")
+        if verdict == fault.verdict:
+            break
     assert verdict == fault.verdict
     assert fault.says in text + advice
     CAUGHT.setdefault(fault.check, []).append(fault.name)
@@ -425,6 +482,7 @@ def test_a_fault_is_caught_where_guestpv_claims(labs, fault):
     caught(labs("claim-6.1"), fault)
 
 
+README = (CHECKOUT / "README.md").read_text()
 EXPECTED = {
     # what is not a pass, with --disruptive, under contention; it stands in the README, too
     "stock-6.1": {"life.survives": "skip", "kernel.hotplug": "warn"},
@@ -438,17 +496,24 @@ EXPECTED = {
 }
 
 
+def told_by_the_readme(kernel: str) -> set[str]:
+    """The checks in its row of the table of what each kernel gets wrong."""
+    (row,) = (line for line in README.splitlines() if line.startswith(f"| {kernel} "))
+    return set(re.findall(r"`(\w+\.\w+)`", row))
+
+
 @pytest.mark.parametrize("kernel", ["claim-6.1", "stock-6.12", "stock-6.1"])
 def test_the_whole_catalogue_on_a_healthy_guest(labs, kernel):
     lab = labs(kernel)
     if kernel == "claim-6.1":
         claim_again(lab)  # what the faults before did to the counts is not to be seen
     lab.steal(40)
-    findings = VALIDATORS[lab].run(disruptive=True)
+    findings = judged(lab, disruptive=True)
     lab.steal(0)
     for id, (verdict, text, _) in findings.items():
         print(f"{kernel:10} {verdict:4} {id:24} {text}")
     assert not_passed(findings) == EXPECTED[kernel]
+    assert set(EXPECTED[kernel]) == told_by_the_readme(kernel)
     assert lab.run(["cat", "/sys/devices/system/cpu/online"]).stdout == "0-1\n"
 
 
@@ -464,7 +529,9 @@ def test_an_unknown_revision_is_not_interpreted_and_reading_goes_on_when_it_is_k
     lab.run(["sh", "-c", f"setsid {watch} </dev/null 2>/dev/null &"])
     lab.run(["sh", "-c", "until test -s /tmp/watched; do sleep 0.2; done"], timeout=60)
     with wrote(1, 0, b"\1\0\0\0")(lab):
-        time.sleep(2)  # the module looks once a second
+        # The module looks once a second, and on an idle CPU when that wakes for something else.
+        known = "until guestpv info | grep -q 'unknown, since'; do sleep 0.2; done"
+        lab.run(["sh", "-c", known], timeout=60)
         done = lab.run(["guestpv", "read", "--cpu", "1"])
         assert done.returncode == 7
         assert "revision 1" in done.stderr
@@ -495,10 +562,21 @@ def test_twenty_runs_in_a_row_have_one_verdict(labs):
     lab = labs("stock-6.1")
     lab.steal(40)
     for _ in range(20):
-        findings = VALIDATORS[lab].run()
+        findings = judged(lab)
         print(findings["host.agrees"][1], findings["kernel.agrees"][1], sep="; ")
         assert not_passed(findings) == SKIPPED, findings
     lab.steal(0)
+
+
+def test_the_command_as_it_is_run_by_users(labs):
+    lab = labs("stock-6.1")
+    lab.steal(40)
+    said = guestpv(lab, "validate")
+    lab.steal(0)
+    print(said)
+    assert f"{len(SKIPPED)} skipped" in said
+    assert " 0 failed" in said
+    assert "No promise that was checked was broken." in said
 
 
 def test_a_machine_that_sleeps_in_the_middle_is_watched_again(labs):
@@ -506,14 +584,14 @@ def test_a_machine_that_sleeps_in_the_middle_is_watched_again(labs):
     lab = labs("stock-6.1")
     VALIDATORS[lab].begin(observe_s=8)
     time.sleep(4)
-    lab.run(["rtcwake", "-m", "freeze", "-s", "4"]).check_returncode()
+    lab.run(["rtcwake", "-m", "freeze", "-s", "6"]).check_returncode()
     began = time.monotonic()
     findings = VALIDATORS[lab].end()
     assert time.monotonic() - began > 6  # from the beginning, not the rest
     assert not_passed(findings) == SKIPPED, findings
 
 
-def validated_over(lab: Lab, act: Callable[[], None]) -> None:
+def validated_over(lab: Lab, what: str, act: Callable[[], None]) -> None:
     """The VM is stopped and goes on, here or elsewhere, while it is validated: its counts do."""
     checks = "--only discovery.smccc,life.paused,life.survives --wait 120"
     command = f"guestpv validate --tap {checks} >/tmp/validated"
@@ -524,6 +602,7 @@ def validated_over(lab: Lab, act: Callable[[], None]) -> None:
     validated = lab.run(["cat", "/tmp/validated"]).stdout
     assert "# warn: it stood still for about" in validated
     assert "# pass: across a stop of about" in validated
+    CAUGHT.setdefault("life.paused", []).append(what)
 
 
 def test_a_vm_that_is_moved_ten_times_under_load_keeps_its_counts(labs):
@@ -534,9 +613,15 @@ def test_a_vm_that_is_moved_ten_times_under_load_keeps_its_counts(labs):
     watch = "guestpv watch --json >/tmp/watched"
     detached = "</dev/null 2>/dev/null &"
     lab.run(["sh", "-c", f"({spin}) {detached} setsid {watch} {detached}"])
+
+    def move_slowly() -> None:
+        lab.qmp("stop")
+        time.sleep(2)  # which an RTC shows
+        lab.move()
+
     for _ in range(9):
         lab.move()
-    validated_over(lab, lab.move)
+    validated_over(lab, "moved ten times under load", move_slowly)
     lab.run(["sh", "-c", "pkill -f '[g]uestpv watch'; pkill -f '[w]hile :'"])
     lab.steal(0)
 
@@ -559,7 +644,7 @@ def test_a_vm_that_is_saved_and_restored_keeps_its_counts(labs):
         time.sleep(3)
         lab.restore(saved)
 
-    validated_over(lab, act)
+    validated_over(lab, "saved and restored", act)
 
 
 def test_each_check_has_a_fault_that_trips_it(request):
@@ -573,3 +658,4 @@ def test_each_check_has_a_fault_that_trips_it(request):
     owned = {fault.check for fault in (*PAUSED, *CLAIM, *STOCK)}
     assert owned | HOLES.keys() == {check.id for check in catalogue()}
     assert owned.isdisjoint(HOLES)
+    print(f"{'no check':24} moved to a host without the feature: it refuses (test_moving.py)")

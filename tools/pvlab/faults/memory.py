@@ -19,18 +19,24 @@ while True:
     write(0, b"\\0\\0\\0\\0")
 """
 
-# The low half first: where it overflows, the count is 2^32 ns too low for a moment.
+# The low half first: where it overflows, the count is 2^32 ns too low for a moment. It has to last:
+# on this CPU the vCPU that shall see it may be waiting.
 TEARING_COUNT = """
+import time
 count = int.from_bytes(read(8, 8), "little")
 while True:
     count += {by_ns}
     low, high = count & 0xFFFF_FFFF, count >> 32
     write(8, low.to_bytes(4, "little"))
+    time.sleep(0.001)
     write(12, high.to_bytes(4, "little"))
 """
 
-# From what stands there, since the host goes on counting meanwhile.
+# From what stands there, since the host goes on counting meanwhile. On the last of its CPUs: where
+# this vCPU does not run there, the count goes on while it runs.
 CREEPING_COUNT = """
+import os
+os.sched_setaffinity(0, {{max(os.sched_getaffinity(0))}})
 while True:
     write(8, (int.from_bytes(read(8, 8), "little") + {by_ns}).to_bytes(8, "little"))
 """
