@@ -110,7 +110,10 @@ class Machine:
         if self._qemu and self.is_alive():
             with suppress(*NO_MONITOR):  # it may end before it has answered
                 self.qmp("quit")
-            self._qemu.wait()
+            try:
+                self._qemu.wait(MONITOR_ANSWERS_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                raise self.failure("it was told to end, and did not") from None
 
     def _launch(self, *more: str) -> None:
         where, self._monitor = self._site.monitor(self._run.directory / f"{self.name}.qmp")

@@ -10,6 +10,8 @@ from .machine import MEMORY_STAYS, Machine
 
 UNLIMITED = 1 << 40  # bytes a second; without it, QEMU spares a network that is not there
 
+SAVED_WITHIN_S = 180
+
 
 def save(machine: Machine, state: Path) -> None:
     """Stop it, and write all but its memory. `cont` lets it go on, under this QEMU."""
@@ -19,8 +21,9 @@ def save(machine: Machine, state: Path) -> None:
     machine.qmp("migrate-set-capabilities", capabilities=[MEMORY_STAYS])
     machine.qmp("migrate-set-parameters", max_bandwidth=UNLIMITED)
     machine.qmp("migrate", uri=f"exec:cat >{state}")
+    deadline = time.monotonic() + SAVED_WITHIN_S
     while (status := _status(machine)) != "completed":
-        if status in ("failed", "cancelled"):
+        if status in ("failed", "cancelled") or time.monotonic() > deadline:
             raise LabError(f"{machine.name}: its state could not be saved to {state}")
         time.sleep(0.05)
 
