@@ -112,8 +112,14 @@ def is_loaded() -> bool:
 
 
 def is_like_loaded(module: Path) -> bool:
-    """Whether *module* is built from the sources of the one that is loaded. Raises ModuleError."""
-    srcversion = (_LOADED / "srcversion").read_bytes().strip()
+    """Whether *module* is built from the sources of the one that is loaded.
+
+    Raises ModuleError if *module* can't be read.
+    """
+    try:
+        srcversion = (_LOADED / "srcversion").read_bytes().strip()
+    except FileNotFoundError:
+        return False  # none is loaded, or the kernel does not tell
     return b"srcversion=" + srcversion + b"\0" in _image(module)
 
 

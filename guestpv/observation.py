@@ -69,6 +69,7 @@ SCHEDSTAT = Path("/proc/thread-self/schedstat")
 GAP_NS = 10_000
 """From here on, the time between two looks is called a gap."""
 
+_TURN_S = 0.1
 _PATIENCE_S = 10
 """How long a thread may be late before it is given up."""
 
@@ -87,17 +88,19 @@ def observe(
     """Keep each of *cpus* busy for so long. Returns an array of `OBSERVATION`, a row for each.
 
     Each thread also looks at the next vCPU's count. *progress* is called a few times a second while
-    all of them look; what it raises ends the observation at once. Raises what `Reader.read` does,
-    and BusyError if a CPU can't be run on.
+    all of them are there; what it raises ends the observation at once. Raises what `Reader.read`
+    does, and BusyError if a CPU can't be run on.
     """
     stop = bytearray(1)
     errors: list[BaseException] = []
     rows = np.zeros(len(cpus), OBSERVATION)
     until = time.monotonic() + seconds
+    pinned: list[int] = []
 
     def look(row: int, cpu: int, other: int) -> None:
         try:
             _pin(cpu)
+            pinned.append(cpu)
             waited_ns = _waited_ns()
             left_ns = int(1e9 * max(0.0, until - time.monotonic()))
             seen = reader._observe(cpu, other, left_ns, gap_ns, stop)
@@ -112,19 +115,21 @@ def observe(
         cpu: threading.Thread(target=look, args=(row, cpu, other), daemon=True)
         for row, (cpu, other) in enumerate(zip(cpus, others, strict=True))
     }
+    late = 0  # in turns of this loop: all clocks may go on while the machine sleeps
     try:
         for thread in threads.values():
             thread.start()
         while alive := [cpu for cpu, thread in threads.items() if thread.is_alive()]:
-            if len(alive) == len(threads):
+            if len(alive) == len(pinned) == len(threads):
                 progress()
-            if time.monotonic() > until + _PATIENCE_S:
+            late += time.monotonic() > until
+            if late * _TURN_S > _PATIENCE_S:
                 raise BusyError(
                     f"cpu{listed(alive)}: not watched",
                     f"It did not let a thread run for {_PATIENCE_S} s: a real-time task keeps it",
                     "stop that, or keep it from this CPU",
                 )
-            time.sleep(0.1)
+            time.sleep(_TURN_S)
     finally:
         stop[0] = 1
         for thread in threads.values():

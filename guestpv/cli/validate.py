@@ -44,9 +44,9 @@ def _host_account(text: str) -> HostAccount:
         raise typer.BadParameter(str(error)) from None
 
 
-def _finite(seconds: float) -> float:
+def _number(seconds: float) -> float:
     if math.isnan(seconds):
-        raise typer.BadParameter("nan is no time to wait")
+        raise typer.BadParameter("nan is no number")
     return seconds
 
 
@@ -71,7 +71,7 @@ def validate(
     wait: Annotated[
         float,
         typer.Option(
-            callback=_finite,
+            callback=_number,
             min=0,
             max=3600,
             metavar="SECONDS",
@@ -152,11 +152,14 @@ def _run(checks: list[Check], guest: Guest, reports: list[Report], progress: Pro
         trouble = error  # found before is worth one
     reason = str(trouble) if trouble else "interrupted"
     ordered = [outcomes.get(check.id) or _not_run(check, reason) for check in checks]
+    missing = [outcome for outcome in ordered if outcome.check.id not in outcomes]
     for report in reports:
-        for check, outcome in zip(checks, ordered, strict=True):
-            if check.id not in outcomes:
+        try:
+            for outcome in missing:
                 report.outcome(outcome)
-        report.end(ordered, time.monotonic() - began)
+            report.end(ordered, time.monotonic() - began)
+        except OSError as error:  # of one report; the others are written all the same
+            trouble = trouble or error
     if trouble:
         raise trouble
     return code or (FAILED if any(outcome.failed for outcome in ordered) else 0)
@@ -244,7 +247,7 @@ def _reports(
     """Who reports, and what shows what is being done: on a terminal, and nowhere else."""
     reports: list[Report] = []
     progress: Progress = nullcontext(lambda _: None)
-    if junit:  # first, so that it is written whatever becomes of the output
+    if junit:
         from guestpv.cli.reports.junit import JunitReport
 
         reports.append(JunitReport(junit))

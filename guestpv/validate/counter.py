@@ -118,7 +118,7 @@ def still(guest: Guest) -> Finding:
 def remote(guest: Guest) -> Finding:
     rows = guest.watched.judged
     if len(rows) == 1:
-        return skipped("there is one vCPU only")
+        return skipped("one vCPU only was watched all the time")
     for row in rows[rows["other_decreases"] > 0]:
         return failed(f"cpu{row['cpu']} saw cpu{row['other']}'s count go back")
     advances = dict(zip(rows["cpu"].tolist(), rows["advances"].tolist(), strict=True))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import EBUSY, EINVAL
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ POWER = Path("/sys/power")
 ALARM = Path("/sys/class/rtc/rtc0/wakealarm")
 CHECK_MS = Path("/sys/module/guestpv/parameters/check_ms")
 
-_SLEEP_S = 3
+_SLEEP_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +137,22 @@ def suspend(guest: Guest) -> Resumed | str:
         guest.progress(f"sleeping for {_SLEEP_S} s")
         before, ipas, began_ns = guest.reader.snapshot(), _ipas(guest), _boot_ns()
         os.sync()  # else the kernel does, while the alarm is running
+        wakeups = (POWER / "wakeup_count").read_text()  # waits for wakeups that are under way
         with undisturbed():
-            _sleep()
+            _sleep(wakeups)
     except OSError as error:
+        if error.errno in (EBUSY, EINVAL):
+            return "something woke the guest before it slept"
         return f"the guest can't be suspended: {error.strerror}"
     return Resumed(before, ipas, guest.reader.snapshot(), _ipas(guest), _boot_ns() - began_ns)
 
 
-def _sleep() -> None:
-    """Until the alarm. If it is early, the kernel will not sleep: nothing else would wake it.
+def _sleep(wakeups: str) -> None:
+    """Until the alarm. If anything wakes the guest after *wakeups* was read, the alarm too, the
+    kernel will not sleep: nothing else would wake it.
 
     See Documentation/ABI/testing/sysfs-power on wakeup_count.
     """
-    wakeups = (POWER / "wakeup_count").read_text()
     try:
         ALARM.write_text(f"+{_SLEEP_S}")
         (POWER / "wakeup_count").write_text(wakeups)

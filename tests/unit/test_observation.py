@@ -3,10 +3,12 @@
 
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
 import guestpv
+from guestpv import observation
 from guestpv.mapped import MappedReader
 from guestpv.observation import observe
 
@@ -138,6 +140,15 @@ def test_what_progress_raises_ends_it_at_once(machine):
     with MappedReader(machine.path) as reader, pytest.raises(KeyboardInterrupt):
         observe(reader, [CPU], 60, interrupt)
     assert time.monotonic() - began < 5
+
+
+def test_a_clock_that_went_on_while_the_machine_slept(seen, monkeypatch):
+    """The threads are late by an hour, and did not have it."""
+    slept_s = []
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(slept_s), sleep=time.sleep)
+    monkeypatch.setattr(observation, "time", clock)
+    (row,) = seen(lambda _: slept_s.append(3600))
+    assert row["looks"] > 1000
 
 
 def test_a_page_image_that_is_no_longer_one(machine):

@@ -192,6 +192,13 @@ def test_a_report_that_can_not_be_written_is_refused_before_the_run(guestpv, mac
     assert done.stderr.startswith(f"guestpv: {file}: no report can be written")
 
 
+def test_a_report_that_can_not_be_written_does_not_take_the_other_with_it(guestpv, machine):
+    done = validate(guestpv, machine, "--junit", "/dev/full")
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert len(checks_of(done)) == len(catalogue())
+
+
 @pytest.mark.parametrize("seconds", ["nan", "-1", "inf", "1e9"])
 def test_a_time_to_wait_that_is_none_is_refused(guestpv, machine, seconds):
     done = validate(guestpv, machine, "--wait", seconds)

@@ -21,7 +21,7 @@ _ID_WIDTH = max(len(check.id) for check in catalogue())
 
 
 class PeopleConsole(Console):
-    """Where people read; that nobody does any more is an error like others."""
+    """Raises BrokenPipeError where rich would end the process."""
 
     def on_broken_pipe(self) -> None:
         raise  # which is what is being handled here
