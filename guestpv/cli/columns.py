@@ -47,8 +47,8 @@ def percent(figure: float | None) -> str:
     return "-" if figure is None else f"{figure:.1f}"
 
 
-def seconds(ns: int | None) -> str:
-    return "-" if ns is None else f"{ns / 1e9:.3f}"
+def seconds(ns: int | None, digits: int = 3) -> str:
+    return "-" if ns is None else f"{ns / 1e9:.{digits}f}"
 
 
 def objection(row: np.void) -> str | None:

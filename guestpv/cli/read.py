@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from guestpv.cli.columns import objection
+from guestpv.cli.columns import objection, seconds
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption
 from guestpv.cli.records import cpu_record, source_record, write
 from guestpv.cli.source import open_source
@@ -76,21 +76,17 @@ def _print_table(source: Source, rows: Snapshot, kernel: Accounts) -> None:
     )
     table.add_column("CPU", "all", justify="right")
     table.add_column("STATE")
-    table.add_column("STOLEN s", _seconds(total["stolen_ns"], 9), justify="right")
-    table.add_column("KERNEL s", _seconds(total["procstat_steal_ns"], 2), justify="right")
+    table.add_column("STOLEN s", seconds(total["stolen_ns"], 9), justify="right")
+    table.add_column("KERNEL s", seconds(total["procstat_steal_ns"], 2), justify="right")
     table.add_column("EPOCH", justify="right")
     table.add_column("ORIGIN")
     for row, account in zip(rows, kernel, strict=True):
         table.add_row(
             str(row["cpu"]),
             name_of(State, row["state"]),
-            _seconds(row["stolen_ns"] if row["valid"] else None, 9),
-            _seconds(account["steal_ns"] if account["present"] else None, 2),
+            seconds(row["stolen_ns"] if row["valid"] else None, 9),
+            seconds(account["steal_ns"] if account["present"] else None, 2),
             str(row["epoch"]),
             objection(row) or name_of(Origin, row["origin"]),
         )
     Console().print(table)
-
-
-def _seconds(ns: int | None, digits: int) -> str:
-    return "-" if ns is None else f"{ns / 1e9:.{digits}f}"
