@@ -84,8 +84,7 @@ def load(path: Path | None = None, say: Callable[[str], None] = lambda _: None) 
     told of what takes long. Raises UnsupportedError where there is no PV-time, ModuleError where
     the module can't be had or refuses, PermissionDeniedError for all but root.
     """
-    if platform.machine() != "aarch64":
-        raise _other_architecture()
+    _check_architecture()
     if is_loaded():
         return None
     _check_root("load")
@@ -101,8 +100,7 @@ def load(path: Path | None = None, say: Callable[[str], None] = lambda _: None) 
 def find(say: Callable[[str], None] = lambda _: None) -> Path:
     """The module that load() would take. Raises ModuleError if there is none and none is built, and
     UnsupportedError on another architecture."""
-    if platform.machine() != "aarch64":
-        raise _other_architecture()
+    _check_architecture()
     return _installed() or build(say)
 
 
@@ -162,6 +160,11 @@ def _other_architecture() -> UnsupportedError:
         f"{platform.machine()} and not aarch64",
         f"use an arm64 guest {_PROCSTAT}",
     )
+
+
+def _check_architecture() -> None:
+    if platform.machine() != "aarch64":
+        raise _other_architecture()
 
 
 def _check_root(command: str) -> None:
