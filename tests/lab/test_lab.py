@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from pvlab import Lab, LabError, ssh
+from pvlab import Lab, LabError, machine, ssh
+from pvlab import lab as lab_module
 
 RUN = [sys.executable, "-m", "pvlab", "run"]
 READY = "the guest is ours"
@@ -86,6 +87,36 @@ def test_a_guest_that_panics_is_reported_with_its_last_words():
     assert done.returncode == 125
     assert "guest: it ended while the command ran" in done.stderr
     assert "Kernel panic - not syncing: sysrq triggered crash" in done.stderr
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Machines are given up before they can have booted."""
+    monkeypatch.setattr(machine, "BOOTS_WITHIN_S", 0.5)
+
+
+def test_a_machine_that_does_not_boot_has_a_second_chance(impatient, monkeypatch):
+    said = []
+
+    def say(message):
+        said.append(message)
+        monkeypatch.setattr(machine, "BOOTS_WITHIN_S", 90)
+
+    monkeypatch.setattr(lab_module, "say", say)
+    before = psutil.Process().children()
+    with Lab(kernel="claim-6.1") as lab:
+        assert lab.run(["true"]).returncode == 0
+    assert psutil.Process().children() == before
+    (message,) = said
+    assert "host: it did not boot within 0.5 s" in message
+    assert "once more" in message
+
+
+def test_a_machine_that_never_boots_is_given_up(impatient):
+    before = psutil.Process().children()
+    with pytest.raises(LabError, match="did not boot"), Lab(hypervisor="none"):
+        pass
+    assert psutil.Process().children() == before
 
 
 def test_a_guest_that_hangs_is_lost_and_reported_with_its_last_words(monkeypatch):

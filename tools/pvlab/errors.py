@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The lab's one exception."""
+"""What the lab raises."""
 
 
 class LabError(Exception):
     """The lab could not do what was asked of it; the message says what happened."""
+
+
+class NotReadyError(LabError):
+    """A machine runs, and has not done in time what it is to do first of all."""

@@ -16,7 +16,7 @@ from typing import IO, cast
 
 from qemu.qmp import QMPClient, QMPError
 
-from .errors import LabError
+from .errors import LabError, NotReadyError
 from .initrd import initrd
 from .kernels import Kernel
 from .payload import payload
@@ -30,6 +30,7 @@ READY = "lab: ready"
 GUEST_SSH, GUEST_MONITOR = 2222, 4444
 NO_MONITOR = (OSError, EOFError, QMPError)
 MONITOR_ANSWERS_WITHIN_S = 60
+BOOTS_WITHIN_S = 90  # it takes 3 to 12 on two cores, both machines emulated
 # A migration's stream is without the memory: QEMU would look for zeros in each of its pages.
 MEMORY_STAYS = {"capability": "x-ignore-shared", "state": True}
 
@@ -77,10 +78,10 @@ class Machine:
         self._ssh: Ssh | None = None
         self._ports: dict[int, int] = {}
 
-    def start(self, timeout: float = 180) -> None:
+    def start(self) -> None:
         """Boot. It takes commands when this returns."""
         self._launch(*self._memory(), *self._software())
-        self._wait_until(self._is_ready, timeout, "boot")
+        self._wait_until(self._is_ready, BOOTS_WITHIN_S, "boot")
         self._connect()
         for tag, path in enumerate(self._shares):
             self.run(["mkdir", "-p", str(path)]).check_returncode()
@@ -128,7 +129,7 @@ class Machine:
             if not self.is_alive(patience=0.05):
                 raise self.failure(f"it ended, and did not {what}")
             if time.monotonic() > deadline:
-                raise self.failure(f"it did not {what} within {timeout:.0f} s")
+                raise NotReadyError(str(self.failure(f"it did not {what} within {timeout:g} s")))
 
     def _is_ready(self) -> bool:
         """Whether /init has said on the console that the machine takes commands."""
@@ -178,11 +179,17 @@ class Machine:
         """What it said on its console up to now."""
         return self._console.read_text(errors="replace") if self._console.exists() else ""
 
+    @property
+    def alarms(self) -> list[str]:
+        """The lines of its console that stand above registers and call traces, which fill it."""
+        return re.findall(r"(?:Kernel panic - |BUG: |WARNING: ).*", self.console)
+
     def failure(self, what: str) -> LabError:
         """The error that says what happened to it, with the last that it and its QEMU said."""
         parts = [f"{self.name}: {what}"]
-        # It stands before the registers and the call trace, which fill the end of the console.
-        parts += re.findall(r"Kernel panic .*", self.console)[:1]
+        for machine in (self._site, self):
+            if isinstance(machine, Machine):
+                parts += [f"The {machine.name}'s kernel: {line}" for line in machine.alarms[:1]]
         if said := self._messages.read_text(errors="replace").strip():
             parts += ["QEMU said:", last_lines(said)]
         parts += ["The end of its console:", last_lines(self.console) or "  | (nothing)"]
@@ -255,7 +262,7 @@ class Machine:
         return [
             *("-kernel", str(self._kernel.directory() / "Image")),
             *("-initrd", str(initrd(self._kernel))),
-            *("-append", f"console=ttyAMA0 panic=-1 loglevel=4 {words}"),
+            *("-append", f"console=ttyAMA0 panic=-1 loglevel=5 {words}"),
         ]
 
     def _memory(self) -> list[str]:
