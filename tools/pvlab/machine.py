@@ -189,7 +189,9 @@ class Machine:
         parts = [f"{self.name}: {what}"]
         for machine in (self._site, self):
             if isinstance(machine, Machine):
-                parts += [f"The {machine.name}'s kernel: {line}" for line in machine.alarms[:1]]
+                # The first tells most, and the last is the panic if there was one.
+                ends = dict.fromkeys([*machine.alarms[:1], *machine.alarms[-1:]])
+                parts += [f"The {machine.name}'s kernel: {line}" for line in ends]
         if said := self._messages.read_text(errors="replace").strip():
             parts += ["QEMU said:", last_lines(said)]
         parts += ["The end of its console:", last_lines(self.console) or "  | (nothing)"]
