@@ -16,7 +16,7 @@ install_packages() {
 	# What builds and runs the machines, and what builds the package and the environment.
 	local packages=(
 		mmdebstrap e2fsprogs cpio kmod xz-utils zstd openssh-client util-linux
-		gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm
+		gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm dropbear-bin
 		gcc make libc6-dev python3 python3-dev python3-venv
 		bc bison flex libelf-dev libssl-dev patchelf sparse
 	)

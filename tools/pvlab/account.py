@@ -8,19 +8,12 @@ in its environment.
 
 from pathlib import Path
 
-from .machine import Machine
-from .run import Run
-from .site import Site
-
 SCRIPT = Path(__file__).parent / "account.sh"
+PLACE = Path("/usr/local/lib/lab")  # of it and other things, on a host of the lab's own
 ADDRESS = "10.0.2.100:4567"  # in the network that QEMU makes for the guest
 ENVIRONMENT = {"GUESTPV_HOST_ACCOUNT": ADDRESS}
 
 
-def offered(run: Run, host: Site) -> str:
-    """What the guest's QEMU is told of it, in its -netdev."""
-    script = run.memory / SCRIPT.name
-    host.run(["sh", "-c", "cat >$0", str(script)], input=SCRIPT.read_text()).check_returncode()
-    # Static, it starts in a third of the time, and there it counts.
-    shell = "/bin/busybox sh" if isinstance(host, Machine) else "/bin/sh"
-    return f"guestfwd=tcp:{ADDRESS}-cmd:{shell} {script} {run.memory / 'guest.pid'}"
+def offered(shell: str, script: Path, pid: Path) -> str:
+    """What the guest's QEMU, whose number is in the file `pid`, is told of it in its -netdev."""
+    return f"guestfwd=tcp:{ADDRESS}-cmd:{shell} {script} {pid}"

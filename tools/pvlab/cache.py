@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: MIT
-"""Where artefacts are kept: each a directory, named by what it is made from, complete or absent."""
+"""Where artefacts are kept: each a directory, named by what it is made from, complete or absent.
+
+Beside what it holds, each knows what it is for and which checkouts use it. When one takes the place
+of another that no checkout has a use for any more, that one goes.
+"""
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from .progress import step
 
-UNUSED_AFTER_S = 24 * 3600
 PARTIAL = ".partial"
+ABOUT = "about.json"
 CHECKOUT = Path(__file__).resolve().parents[2]
+_DIGEST = "[0-9a-f]" * 16
+
+_held: dict[Path, IO[str]] = {}
+"""Locks on what this process uses: nobody removes it meanwhile."""
 
 
 def cache_dir() -> Path:
@@ -37,28 +48,58 @@ def digest(*inputs: str | Path) -> str:
     return total.hexdigest()[:16]
 
 
-def artefact(name: str, inputs: Sequence[str | Path], build: Callable[[Path], None]) -> Path:
+def artefact(
+    name: str,
+    inputs: Sequence[str | Path],
+    build: Callable[[Path], None],
+    *,
+    what: str = "",
+    doing: str = "",
+) -> Path:
     """The directory that `build` fills, built unless it is there already.
 
     It appears under its name only when it is complete. Whoever else wants the same one
     meanwhile waits for it; what an interrupted build left is removed by the next.
+
+    what: what it is for, where that is not all in the name; it takes the place of those alike
+    doing: what is said while it is built
     """
-    complete = cache_dir() / f"{name}-{digest(*inputs)}"
-    if _is_there(complete):
+    if complete := found(name, inputs):
         return complete
+    complete = cache_dir() / f"{name}-{digest(*inputs)}"
     with _locked(complete):
-        if _is_there(complete):
-            return complete
-        partial = complete.with_name(complete.name + PARTIAL)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            with step(f"building {name}"):
-                build(partial)
-            partial.rename(complete)
-        finally:
+        if not complete.exists():
+            partial = complete.with_name(complete.name + PARTIAL)
             shutil.rmtree(partial, ignore_errors=True)
-    _remove_unused(name, complete)
+            partial.mkdir()
+            try:
+                with step(doing or f"building {name}"):
+                    build(partial)
+                about = {"what": what, "checkouts": [str(CHECKOUT)], "made": time.time()}
+                (partial / ABOUT).write_text(json.dumps(about))
+                partial.rename(complete)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    _hold(complete)
+    for other in kept():
+        if (other.name, other.what) == (name, what) and other.path != complete:
+            other.give_up()
+    return complete
+
+
+def found(name: str, inputs: Sequence[str | Path]) -> Path | None:
+    """An artefact that is there, and now is in use until this process ends."""
+    complete = cache_dir() / f"{name}-{digest(*inputs)}"
+    if complete not in _held:
+        if not complete.exists():
+            return None
+        _hold(complete)
+    try:
+        os.utime(complete)
+        Kept(complete).take()
+    except OSError:  # it was removed just now, by other hands
+        _held.pop(complete).close()
+        return None
     return complete
 
 
@@ -67,25 +108,114 @@ def final(path: Path) -> Path:
     return Path(*(part.removesuffix(PARTIAL) for part in path.parts))
 
 
-def _is_there(complete: Path) -> bool:
-    """Whether an artefact is there; if so, note that it was used just now."""
-    try:
-        os.utime(complete)
-    except FileNotFoundError:
-        return False
-    return True
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An artefact in the cache, whoever made it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name.rpartition("-")[0]
+
+    @property
+    def what(self) -> str:
+        return str(self._about().get("what", ""))
+
+    @property
+    def checkouts(self) -> list[str]:
+        """Those that used it and are still there."""
+        paths = self._about().get("checkouts")
+        return (
+            [str(path) for path in paths if Path(path).exists()] if isinstance(paths, list) else []
+        )
+
+    @property
+    def last_used(self) -> float:
+        return self.path.stat().st_mtime
+
+    @property
+    def size(self) -> int:
+        """How many bytes of the disk it takes."""
+        return size_of(self.path)
+
+    def take(self) -> None:
+        """Note that this checkout uses it."""
+        if str(CHECKOUT) not in self.checkouts:
+            self._write([*self.checkouts, str(CHECKOUT)])
+
+    def give_up(self) -> None:
+        """Note that this checkout has no more use for it; it goes unless another has."""
+        others = [path for path in self.checkouts if path != str(CHECKOUT)]
+        if others:
+            self._write(others)
+        else:
+            self.remove()
+
+    def remove(self) -> bool:
+        """Remove it, unless it is in use; return whether it is gone."""
+        _held.pop(self.path, None)
+        lock = _lock_of(self.path)
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            shutil.rmtree(self.path, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+        return True
+
+    def _about(self) -> dict[str, object]:
+        try:
+            about = json.loads((self.path / ABOUT).read_text())
+        except (OSError, ValueError):
+            return {}
+        return about if isinstance(about, dict) else {}
+
+    def _write(self, checkouts: list[str]) -> None:
+        about = {**self._about(), "checkouts": checkouts}
+        new = self.path / f"{ABOUT}.{os.getpid()}"
+        used = self.path.stat()
+        new.write_text(json.dumps(about))
+        new.rename(self.path / ABOUT)
+        os.utime(self.path, ns=(used.st_atime_ns, used.st_mtime_ns))
 
 
-def _remove_unused(name: str, successor: Path) -> None:
-    """Remove what an artefact of this name was in earlier days, so that the cache does not grow."""
-    for other in cache_dir().glob(f"{name}-{'[0-9a-f]' * 16}"):
-        if other != successor and time.time() - other.stat().st_mtime > UNUSED_AFTER_S:
-            shutil.rmtree(other, ignore_errors=True)
+def kept() -> list[Kept]:
+    """All artefacts, and what is left of some that were not completed."""
+    directories = (path for path in cache_dir().glob("*") if path.is_dir())
+    return [Kept(path) for path in sorted(directories) if not path.name.startswith("venv-")]
+
+
+def is_partial(entry: Kept) -> bool:
+    return entry.path.name.endswith(PARTIAL)
+
+
+def size_of(directory: Path) -> int:
+    total = 0
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.lstat().st_blocks * 512
+    return total
+
+
+def _hold(path: Path) -> None:
+    if path not in _held:
+        lock = _lock_of(path).open("w")
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        _held[path] = lock
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    while True:
+        with _lock_of(path).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock.fileno()).st_nlink:  # else it went with what it was the lock of
+                yield
+                return

@@ -8,7 +8,6 @@ from pathlib import Path
 from . import debian, process
 
 CONFIG = Path(__file__).parent / "claim.config"
-SOURCE = "linux-source-6.1"
 
 # Neither built nor included by what is; leaving them packed saves most of the disk and the time.
 UNNEEDED = (
@@ -19,14 +18,14 @@ UNNEEDED = (
 )
 
 
-def build(directory: Path) -> None:
+def build(source: str, suite: str, directory: Path) -> None:
     """Build the kernel, in its source tree, which then is the one to build modules in."""
     tree = directory / "build"
     tree.mkdir()
-    with debian.apt("bookworm") as apt:
-        apt.extract(directory / "deb", SOURCE)
-    archive = directory / f"deb/usr/src/{SOURCE}.tar.xz"
-    excluded = [f"--exclude={SOURCE}/{pattern}" for pattern in UNNEEDED]
+    with debian.apt(suite) as apt:
+        apt.extract(directory / "deb", source)
+    archive = directory / f"deb/usr/src/{source}.tar.xz"
+    excluded = [f"--exclude={source}/{pattern}" for pattern in UNNEEDED]
     process.run("tar", "-C", tree, "--strip-components=1", "--wildcards", *excluded, "-xf", archive)
     shutil.rmtree(directory / "deb")
 

@@ -44,6 +44,18 @@ StealTimeOption = Annotated[
 ]
 
 LoadOption = Annotated[bool, typer.Option("--load", help="Load the kernel module first.")]
+AppendOption = Annotated[
+    str, typer.Option(metavar="WORDS", help="More for the guest's kernel command line.")
+]
+HostKernelOption = Annotated[
+    str,
+    typer.Option(
+        help=f"The host's kernel: {', '.join(k.name for k in KERNELS.values() if k.hosts)}."
+    ),
+]
+BootOption = Annotated[
+    bool, typer.Option("--boot", help="Boot, even where a saved machine would serve.")
+]
 
 
 @app.command(context_settings={"allow_interspersed_args": False})
@@ -55,6 +67,9 @@ def run(
     hypervisor: HypervisorOption = "kvm",
     steal_time: StealTimeOption = True,
     load: LoadOption = False,
+    append: AppendOption = "",
+    host_kernel: HostKernelOption = "stock-6.1",
+    boot: BootOption = False,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Seconds after which the command is given up.")
     ] = None,
@@ -71,6 +86,9 @@ def run(
         hypervisor=hypervisor,
         steal_time=steal_time,
         load=load,
+        append=append,
+        host_kernel=host_kernel,
+        boot=boot,
     ) as lab:
         try:
             code = subprocess.run(lab.guest.argv(command, pty=pty), timeout=timeout).returncode
@@ -90,9 +108,23 @@ def shell(
     hypervisor: HypervisorOption = "kvm",
     steal_time: StealTimeOption = True,
     load: LoadOption = False,
+    append: AppendOption = "",
+    host_kernel: HostKernelOption = "stock-6.1",
+    boot: BootOption = False,
 ) -> None:
-    """Boot a guest and open a shell in it."""
-    run(["bash", "-l"], kernel_name, vcpus, steal, hypervisor, steal_time, load)
+    """Open a shell in a guest."""
+    run(
+        ["bash", "-l"],
+        kernel_name,
+        vcpus,
+        steal,
+        hypervisor,
+        steal_time,
+        load,
+        append,
+        host_kernel,
+        boot,
+    )
 
 
 @app.command()
@@ -102,7 +134,7 @@ def build(
     ] = None,
 ) -> None:
     """Build ahead of time what runs need."""
-    prepare(*(kernel(name) for name in kernels or KERNELS))
+    prepare(*(kernel(name) for name in kernels or KERNELS), hosts=[kernel("stock-6.1")])
 
 
 @app.command("kernels")

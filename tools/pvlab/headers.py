@@ -22,11 +22,11 @@ BEYOND_DEBIAN_12 = {
 }
 
 
-def unpack(directory: Path, suite: str, apt: debian.Apt) -> str:
+def unpack(directory: Path, suite: str, apt: debian.Apt, flavour: str = "arm64") -> str:
     """Unpack a release's headers; `directory/build` is their tree. Return the kernel's release."""
-    package = apt.dependency("linux-headers-arm64", r"linux-headers-.*-arm64")
+    package = apt.dependency(f"linux-headers-{flavour}", rf"linux-headers-\d.*-{flavour}")
     release = package.removeprefix("linux-headers-")
-    common = apt.dependency(package, r"linux-headers-.*-common")
+    common = apt.dependency(package, r"linux-headers-.*-common(-rt)?")
     root = directory / "headers"
     apt.extract(root, package, common)
     with debian.apt(suite, debian.host_architecture()) as native:

@@ -3,14 +3,15 @@
 
 import os
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from .cache import cache_dir
-from .kernels import kernel
-from .machine import Machine
-from .progress import step
+from . import account
+from .console import Console
+from .equipment import equipment
+from .kernels import Kernel
+from .machine import DIRECTORY, Machine
 from .run import Run
 from .site import Site, ThisMachine
 
@@ -20,53 +21,66 @@ _EMULATED_CPU = ("-cpu", "max,pauth-impdef=on", "-accel", "tcg,thread=multi")
 
 @dataclass(frozen=True, slots=True)
 class Hypervisor:
-    """Where the guest's QEMU runs, and how it executes the guest, offering PV-time or not."""
+    """Where the guest's QEMU runs, and how it executes the guest, offering PV-time or not.
+
+    account: the way to the host's account in the guest's network, if there is one
+    """
 
     host: Site
     cpus: int
     how: Callable[[bool], tuple[str, ...]]
+    account: str | None = None
 
 
-@contextmanager
-def kvm(run: Run, *, virtual_time_stops: bool) -> Iterator[Hypervisor]:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a hypervisor is to serve, and from what host.
+
+    gives: files of this machine that the guest's QEMU needs, each with a name for its disk
+    """
+
+    run: Run
+    console: Console
+    gives: Mapping[str, Path]
+    host_kernel: Kernel
+    virtual_time_stops: bool = True
+
+
+def kvm(wanted: Wanted) -> Hypervisor:
     """Linux's KVM: this machine's, or that of an arm64 machine which QEMU emulates."""
 
     def how(steal_time: bool) -> tuple[str, ...]:
         cpu = "host" if steal_time else "host,kvm-steal-time=off"
-        if not virtual_time_stops:
+        if not wanted.virtual_time_stops:
             cpu += ",kvm-no-adjvtime=on"
         return ("-machine", "virt,gic-version=host", "-accel", "kvm", "-cpu", cpu)
 
+    here = ThisMachine(wanted.run)
     if platform.machine() == "aarch64" and os.access("/dev/kvm", os.R_OK | os.W_OK):
-        yield Hypervisor(ThisMachine(), os.cpu_count() or 1, how)
-        return
+        offered = account.offered("/bin/sh", account.SCRIPT, here.directory / "guest.pid")
+        return Hypervisor(here, os.cpu_count() or 1, how, offered)
 
     host = Machine(
         "host",
-        run,
-        ThisMachine(),
-        kernel("stock-6.1"),
+        wanted.run,
+        here,
+        wanted.host_kernel,
         ("-machine", "virt,virtualization=on,gic-version=3", *_EMULATED_CPU),
         cpus=2,
         memory_mb=2048,
-        shares=(cache_dir(), run.directory),
+        disks={"payload": equipment(wanted.host_kernel), **wanted.gives},
+        serves=wanted.console,
     )
-    try:
-        with step("booting the host"):
-            host.start()
-        yield Hypervisor(host, host.cpus, how)
-    finally:
-        host.stop()
+    # Static, it starts in a third of the time, and there it counts.
+    shell, script = "/bin/busybox sh", account.PLACE / account.SCRIPT.name
+    offered = account.offered(shell, script, DIRECTORY / "guest.pid")
+    return Hypervisor(host, host.cpus, how, offered)
 
 
-@contextmanager
-def none(run: Run, *, virtual_time_stops: bool) -> Iterator[Hypervisor]:
+def none(wanted: Wanted) -> Hypervisor:
     """Plain emulation: a guest whose firmware has never heard of PV-time."""
     how = ("-machine", "virt,gic-version=3", *_EMULATED_CPU)
-    yield Hypervisor(ThisMachine(), 0, lambda steal_time: how)
+    return Hypervisor(ThisMachine(wanted.run), 0, lambda steal_time: how)
 
 
-HYPERVISORS: dict[str, Callable[..., AbstractContextManager[Hypervisor]]] = {
-    "kvm": kvm,
-    "none": none,
-}
+HYPERVISORS: dict[str, Callable[[Wanted], Hypervisor]] = {"kvm": kvm, "none": none}

@@ -5,15 +5,16 @@ import lzma
 import shutil
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from . import claim, debian, headers, process
 from .cache import artefact
 from .errors import LabError
 
-# What every machine needs for its disks and its network, and what it needs to share files with us.
+# What every machine needs for its disks and its network, and a host for its guest's console.
 MODULES = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng", "ext4", "overlay")
-MODULES_FOR_SHARES = ("9p", "9pnet_virtio")
+MODULES_FOR_HOSTS = ("virtio_console",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,8 @@ class Kernel:
     """A kernel of the lab, in a directory of the cache.
 
     It holds `release`, what `uname -r` says; `build`, the tree to build modules in; and if it can
-    be booted, `Image`, and `modules`, what an initrd has to load, in that order: `modules/shares`
-    only for a machine with shares.
+    be booted, `Image`, and `modules`, what an initrd has to load, in that order; what only a host
+    needs is in `modules/host`. If it `hosts`, its KVM can serve the lab's guests.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Kernel:
     recipe: tuple[Path, ...]
     build: Callable[[Path], None]
     bootable: bool = True
+    hosts: bool = False
 
     def directory(self) -> Path:
         """Where it is, made now if it is not there yet."""
@@ -40,21 +42,26 @@ class Kernel:
         return (self.directory() / "release").read_text()
 
 
-def _stock(suite: str) -> Callable[[Path], None]:
+def _stock(suite: str, flavour: str = "arm64") -> Callable[[Path], None]:
     """Debian's kernel as it is, with its headers."""
 
     def build(directory: Path) -> None:
         unpacked = directory / "unpacked"
         with debian.apt(suite) as apt:
-            release = headers.unpack(directory, suite, apt)
-            apt.extract(unpacked, f"linux-image-{release}")
+            release = headers.unpack(directory, suite, apt, flavour)
+            # From Debian 14 on the image package only names those that hold image and modules.
+            image = f"linux-image-{release}"
+            parts = [name for name in apt.dependencies(image) if name.endswith(f"-{release}")]
+            apt.extract(unpacked, image, *parts)
         (directory / "release").write_text(release)
-        shutil.copy(unpacked / f"boot/vmlinuz-{release}", directory / "Image")
         if not (unpacked / "lib").exists():
             (unpacked / "lib").symlink_to("usr/lib")
+        places = f"boot/vmlinuz-{release}", f"lib/modules/{release}/vmlinuz"
+        (found,) = (unpacked / place for place in places if (unpacked / place).exists())
+        shutil.copy(found, directory / "Image")
         process.run("/sbin/depmod", "-b", unpacked, release)
         kept = _keep_modules(directory / "modules", unpacked, release, MODULES, set())
-        _keep_modules(directory / "modules/shares", unpacked, release, MODULES_FOR_SHARES, kept)
+        _keep_modules(directory / "modules/host", unpacked, release, MODULES_FOR_HOSTS, kept)
         shutil.rmtree(unpacked)
 
     return build
@@ -91,27 +98,35 @@ def _keep_modules(
 
 _HERE = Path(__file__).parent
 _RECIPE = (_HERE / "kernels.py", _HERE / "headers.py")
+_CLAIM_RECIPE = (_HERE / "claim.py", _HERE / "claim.config")
+
+
+def _claim(version: str, suite: str) -> Kernel:
+    return Kernel(
+        f"claim-{version}",
+        f"the source of Debian's {version}, without CONFIG_PARAVIRT",
+        _CLAIM_RECIPE,
+        partial(claim.build, f"linux-source-{version}", suite),
+    )
+
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
-        Kernel("stock-6.1", "Debian 12's", _RECIPE, _stock("bookworm")),
-        Kernel("stock-6.12", "Debian 13's", _RECIPE, _stock("trixie")),
+        Kernel("stock-6.1", "Debian 12's", _RECIPE, _stock("bookworm"), hosts=True),
+        Kernel("stock-6.12", "Debian 13's", _RECIPE, _stock("trixie"), hosts=True),
         Kernel(
-            "claim-6.1",
-            "Debian 12's source, without CONFIG_PARAVIRT",
-            (_HERE / "claim.py", _HERE / "claim.config"),
-            claim.build,
+            "stock-6.12-16k",
+            "Debian 13's with pages of 16 KiB",
+            _RECIPE,
+            _stock("trixie", "arm64-16k"),
         ),
+        Kernel("rt-6.12", "Debian 13's with PREEMPT_RT", _RECIPE, _stock("trixie", "rt-arm64")),
+        Kernel("newest", "Debian unstable's", _RECIPE, _stock("sid"), hosts=True),
+        _claim("6.1", "bookworm"),
+        _claim("6.12", "trixie"),
         Kernel(
             "build-5.10", "Debian 11's headers", _RECIPE, _headers_only("bullseye"), bootable=False
-        ),
-        Kernel(
-            "build-newest",
-            "Debian unstable's headers",
-            _RECIPE,
-            _headers_only("sid"),
-            bootable=False,
         ),
     )
 }

@@ -61,5 +61,6 @@ def build_from(
         (directory / "build.log").write_text(log)
 
     inputs: list[str | Path] = [Path(__file__), kernel.directory().name, *options, *files]
-    directory = artefact(f"{tree.name}-{kernel.name}", inputs, make)
+    of = f"{tree.name}-{kernel.name}"
+    directory = artefact(of, inputs, make, what=" ".join(options))
     return Build(directory / f"{name}.ko", (directory / "build.log").read_text())

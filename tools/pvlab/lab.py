@@ -8,24 +8,23 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
-from . import account, migration, prepare
+from . import begin, migration, prepare
 from . import run as runs
 from .contention import Contention
-from .errors import LabError, NotReadyError
+from .errors import LabError
 from .faults import HypercallFaults, WrongAnswer
 from .faults.hypercalls import ANY
 from .faults.memory import CREEPING_COUNT, FLIPPING_REVISION, STRUCTURE, TEARING_COUNT, GuestMemory
-from .hypervisor import HYPERVISORS, Hypervisor
-from .kernels import kernel
-from .machine import Machine
-from .progress import say, step
-from .run import Run
+from .kernels import KERNELS, kernel
+from .machine import Memory
+from .machines import Machines, Spec
+from .saved import Saved
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedGuest:
     """A guest as it was, in files on the host."""
 
     state: Path
@@ -44,9 +43,12 @@ class Lab:
     steal: about how much of a busy vCPU's time the host takes away, in percent
     steal_time: whether the hypervisor offers PV-time to the guest
     hypervisor: by its name in HYPERVISORS; `none` is a guest under plain emulation
+    host_kernel: the host's, by its name in KERNELS
+    append: words for the command line of the guest's kernel
     load: whether to load the module, before any time is taken
     memory_mb: how much the guest has; the less, the sooner it is moved
     virtual_time_stops: whether the guest's clocks stand still while it is paused, as QEMU has it
+    boot: whether to boot even where a saved machine would serve
     """
 
     def __init__(
@@ -57,76 +59,57 @@ class Lab:
         steal: int = 0,
         steal_time: bool = True,
         hypervisor: str = "kvm",
+        host_kernel: str = "stock-6.1",
+        append: str = "",
         load: bool = False,
         memory_mb: int = 768,
         virtual_time_stops: bool = True,
+        boot: bool = False,
     ) -> None:
-        self._kernel = kernel
-        self._vcpus = vcpus
+        self._spec = Spec(
+            kernel=kernel,
+            vcpus=vcpus,
+            memory_mb=memory_mb,
+            steal_time=steal_time,
+            hypervisor=hypervisor,
+            host_kernel=host_kernel,
+            append=append,
+            virtual_time_stops=virtual_time_stops,
+        )
         self._steal = steal
-        self._steal_time = steal_time
-        self._hypervisor = hypervisor
         self._load = load
-        self._memory_mb = memory_mb
-        self._virtual_time_stops = virtual_time_stops
+        self._boot = boot
         self._saved = count()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        chosen = kernel(self._kernel)
+        chosen, host = kernel(self._spec.kernel), kernel(self._spec.host_kernel)
         if not chosen.bootable:
             raise LabError(f"{chosen.name} is there to build modules against, not to boot")
-        prepare.prepare(chosen, kernel("stock-6.1"))
-        try:
-            self._start()
-        except NotReadyError as error:
-            # Seen under an emulated host, at one boot in some 550: its kernel warned in a system
-            # call, and both vCPUs waited for interrupts that came no more. So the host is new, too.
-            say(f"{error}\nlab: trying once more, from the start")
-            self._start()
+        if not host.hosts:
+            hosts = ", ".join(each.name for each in KERNELS.values() if each.hosts)
+            raise LabError(f"{host.name} does not serve guests in this lab: {hosts} do")
+        prepare.prepare(chosen, hosts=[host] if self._spec.hypervisor == "kvm" else [])
+        begin.begin(self._begin, boot=self._boot)
         return self
 
-    def _start(self) -> None:
+    def _begin(self, way: begin.Way) -> None:
+        """Have machines of our own in that way; nothing of them stays if it fails."""
         with ExitStack() as stack:
-            self._run = run = runs.begin()
+            run = runs.begin()
             stack.callback(run.end)
-            serve = HYPERVISORS[self._hypervisor]
-            served = stack.enter_context(serve(run, virtual_time_stops=self._virtual_time_stops))
-            self.host, self._how = served.host, served.how
-            self.guest = self._machine(run, served)
-            stack.callback(self.guest.stop)
-            with step(f"booting the guest: {self._kernel}, {self._vcpus} vCPUs"):
-                self.guest.start()
-            if self._load:
-                self._load_module()
+            machines = Machines(run, self._spec)
+            stack.callback(machines.stop)
+            way(machines, Saved(machines, load=self._load))
+            self._machines, self.host, self.guest = machines, machines.host, machines.guest
             self._memory = GuestMemory(self.host, self.qmp)
             self._hypercalls = HypercallFaults(self.host)
-            self._contention = Contention(self.host, served.cpus)
+            self._contention = Contention(self.host, machines.host_cpus)
             self.steal(self._steal)
             self._stack = stack.pop_all()
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def _machine(self, run: Run, served: Hypervisor) -> Machine:
-        return Machine(
-            "guest",
-            run,
-            served.host,
-            kernel(self._kernel),
-            served.how(self._steal_time),
-            cpus=self._vcpus,
-            memory_mb=self._memory_mb,
-            moves=served.cpus > 0,
-            forwards=[account.offered(run, served.host)] if served.cpus else [],
-            environment=account.ENVIRONMENT if served.cpus else {},
-        )
-
-    def _load_module(self) -> None:
-        with step("loading the module"):
-            done = self.guest.run(["guestpv", "load"])
-        if done.returncode != 0:
-            raise LabError(done.stderr.strip())
 
     def run(
         self, command: Sequence[str], *, timeout: float | None = 600, input: str | None = None
@@ -144,10 +127,7 @@ class Lab:
 
     def vcpu_run_delay_ns(self) -> list[int]:
         """How long each vCPU has waited to run, as the host's own scheduler counts it."""
-        cpus = cast(list[dict[str, int]], self.qmp("query-cpus-fast"))
-        files = [f"/proc/{cpu['thread-id']}/schedstat" for cpu in cpus]
-        lines = self.host.run(["cat", *files]).stdout.splitlines()
-        return [int(line.split()[1]) for line in lines]
+        return self._machines.vcpu_run_delay_ns()
 
     # What the guest's memory holds, and what a hypervisor writes there that should not.
 
@@ -206,16 +186,16 @@ class Lab:
         time.sleep(seconds)
         self.qmp("cont")
 
-    def save(self) -> Saved:
+    def save(self) -> SavedGuest:
         """Save the guest as it is now, and let it go on."""
-        saved = Saved.at(self._run.memory / f"saved{next(self._saved)}")
+        saved = SavedGuest.at(self._movable() / f"saved{next(self._saved)}")
         with self._contention.suspended():
             migration.save(self.guest, saved.state)
             self._copy(self.guest.memory, saved.memory)
         self.qmp("cont")
         return saved
 
-    def restore(self, saved: Saved, *, steal_time: bool | None = None) -> None:
+    def restore(self, saved: SavedGuest, *, steal_time: bool | None = None) -> None:
         """End the guest that runs, and go on with one that was saved; as often as you like."""
         with self._contention.suspended():
             self.guest.quit()
@@ -227,15 +207,22 @@ class Lab:
 
         Raises LabError with QEMU's words if that does not accept it. The guest is gone then.
         """
-        state = self._run.memory / "moving"
+        state = self._movable() / "moving"
         with self._contention.suspended():
             migration.save(self.guest, state)
             self.guest.quit()
             self._resume(state, steal_time)
 
+    def _movable(self) -> Path:
+        """Where a guest that can be moved keeps what is needed for that."""
+        if not self._machines.host_cpus:
+            raise LabError("guest: without a hypervisor it can't be saved")
+        return self.host.directory
+
     def _resume(self, state: Path, steal_time: bool | None) -> None:
-        offered = self._steal_time if steal_time is None else steal_time
-        self.guest.resume(state, self._how(offered))
+        offered = self._spec.steal_time if steal_time is None else steal_time
+        self.guest.resume(state, Memory(self.guest.memory), self._machines.how(offered))
+        self.guest.connect()
 
     def _copy(self, source: Path, target: Path) -> None:
         self.host.run(["cp", "--sparse=always", str(source), str(target)]).check_returncode()

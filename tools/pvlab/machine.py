@@ -7,43 +7,60 @@ It is a site itself: a host for guests is a machine in whose QEMU-emulated EL2 a
 import asyncio
 import logging
 import re
+import secrets
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 from qemu.qmp import QMPClient, QMPError
 
+from .console import Console
 from .errors import LabError, NotReadyError
 from .initrd import initrd
 from .kernels import Kernel
-from .payload import payload
 from .process import last_lines
 from .run import Run
-from .site import Address, Site
+from .site import Address, Program, Site
 from .ssh import Ssh
 
-READY = "lab: ready"
 # The TCP ports that a machine has for the guest that it serves: its ssh, and its QEMU's monitor.
 GUEST_SSH, GUEST_MONITOR = 2222, 4444
 NO_MONITOR = (OSError, EOFError, QMPError)
 MONITOR_ANSWERS_WITHIN_S = 60
 BOOTS_WITHIN_S = 90  # it takes 3 to 12 on two cores, both machines emulated
+CONSOLE_ANSWERS_WITHIN_S = 60
 # A migration's stream is without the memory: QEMU would look for zeros in each of its pages.
 MEMORY_STAYS = {"capability": "x-ignore-shared", "state": True}
+DIRECTORY = Path("/run/lab")  # of what a machine has for the guest that it serves
 
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # what it logs, it raises as well
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The file that is a machine's memory, at its site.
+
+    shared: whether what the machine writes goes to the file, or to a copy of its own
+    """
+
+    path: Path
+    shared: bool = True
 
 
 class Machine:
     """One machine. `how` is how its QEMU executes it: the arguments for board, CPU, accelerator.
 
-    `shares` are directories of this machine that it sees under the paths that they have here.
-    If it `moves`, it can be saved and go on from what was saved.
-    `forwards` are ways out of its network, as QEMU's -netdev wants them, and `environment` is
-    what its commands find in theirs.
+    disks: files of the machine that the lab is run on, by the serial numbers of the disks as which
+        it sees them, read-only; to a guest of its own it can hand them on
+    words: for its kernel's command line
+    serves: the console of the guest that it is a host for, if it is one
+    forwards: ways out of its network, as QEMU's -netdev wants them
+    environment: what its commands find in theirs
     """
 
     def __init__(
@@ -56,84 +73,122 @@ class Machine:
         *,
         cpus: int,
         memory_mb: int,
-        shares: Sequence[Path] = (),
-        moves: bool = False,
+        disks: Mapping[str, Path],
+        words: str = "",
+        serves: Console | None = None,
         forwards: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        console: Console | None = None,
     ) -> None:
         self.name = name
         self.cpus = cpus
+        self.console = console or Console(run.directory, name)
+        self.memory_mb = memory_mb
         self._run = run
-        self._site = site
+        self.site = site
         self._kernel = kernel
         self._how = how
-        self._memory_mb = memory_mb
-        self._shares = shares
-        self.moves = moves
+        self._disks = disks
+        self._words = words
+        self._serves = serves
         self._forwards = forwards
         self._environment = environment or {}
-        self._console = run.directory / f"{name}.console"
-        self._messages = run.directory / f"{name}.qemu"
-        self._qemu: subprocess.Popen[bytes] | None = None
+        self._memory: Memory | None = None
+        self._qemu: Program | None = None
         self._ssh: Ssh | None = None
         self._ports: dict[int, int] = {}
+        self._monitor: Address = ""
 
-    def start(self) -> None:
-        """Boot. It takes commands when this returns."""
-        self._launch(*self._memory(), *self._software())
-        self._wait_until(self._is_ready, BOOTS_WITHIN_S, "boot")
-        self._connect()
-        for tag, path in enumerate(self._shares):
-            self.run(["mkdir", "-p", str(path)]).check_returncode()
-            options = "version=9p2000.L,msize=524288"
-            mount = ["mount", "-t", "9p", "-o", options, f"share{tag}", str(path)]
-            self.run(mount).check_returncode()
-        if self._shares:
-            mount = ["mount", "-t", "tmpfs", "-o", "huge=always,size=100%", "memory"]
-            self.run([*mount, str(self._run.memory)]).check_returncode()
+    # Its beginning and its end.
 
-    def resume(self, state: Path, how: Sequence[str], timeout: float = 180) -> None:
-        """Go on under a new QEMU, from what `migration.save` wrote and what is in its memory."""
-        self._how = how
-        self._launch(*self._memory(), "-incoming", "defer")
+    def boot(self) -> None:
+        """Boot. Its console takes commands when this returns."""
+        self._launch(Memory(self.site.memory_of(self.name)), *self._software())
+        self._wait_until(lambda: self.console.is_ready, BOOTS_WITHIN_S, "boot")
+
+    def resume(
+        self, state: Path, memory: Memory, how: Sequence[str] | None = None, timeout: float = 180
+    ) -> None:
+        """Go on under a new QEMU, from what `migration.save` wrote and what is in the memory."""
+        self._how = how or self._how
+        self._launch(memory, "-incoming", "defer")
         self._wait_until(self._has_monitor, timeout, "start")
         self.qmp("migrate-set-capabilities", capabilities=[MEMORY_STAYS])
         self.qmp("migrate-incoming", uri=f"exec:cat {state}")
         self._wait_until(self._is_loaded, timeout, "accept its saved state")
         self.qmp("cont")
-        self._connect()
+
+    def wake(self) -> None:
+        """Have its timers armed again: it goes on from a saved state. Why: wake/pvwake.c."""
+        self.tell("echo >/sys/module/pvwake/parameters/wake")
+
+    def goes_on(self) -> None:
+        """It runs already, at a site that goes on from a saved state with it inside."""
+        self._memory = Memory(self.site.memory_of(self.name))
+        self._qemu = self.site.launched(self.name)
+        _, self._monitor = self._offered_monitor()
+
+    def admit(self) -> None:
+        """Let this run in: its keys, the time, and random numbers of its own."""
+        key, accepted = "/etc/dropbear/dropbear_ed25519_host_key", "/root/.ssh/authorized_keys"
+        self.tell(
+            f"/bin/date -s @{time.time():.3f} >/dev/null && echo {secrets.token_hex()} >/dev/urandom"
+            f" && echo {self._run.host_key} | base64 -d >{key}"
+            f" && echo ssh-ed25519 {self._run.public_key} >{accepted} && dropbear -s"
+        )
+
+    def open_ports(self) -> None:
+        """Find out which ports of this machine lead to its own."""
+        table = self.qmp("human-monitor-command", command_line="info usernet")
+        found = re.findall(r"HOST_FORWARD\S*\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)", str(table))
+        self._ports = {int(own): self.site.reach(int(port)) for port, own in found}
+
+    def connect(self) -> None:
+        """Log in. It has been told to let us."""
+        self.open_ports()
+        self._ssh = Ssh(self._run, self.name, self._ports[22], self._environment)
+        if not self._ssh.connect():
+            raise self.failure("it does not let us log in")
 
     def quit(self) -> None:
         """End its QEMU, and wait until the ports that it had are free again."""
-        if self._ssh and self._ssh.master:
-            self._ssh.master.kill()
-            self._ssh.master.wait()
+        self._hang_up()
         if self._qemu and self.is_alive():
             with suppress(*NO_MONITOR):  # it may end before it has answered
                 self.qmp("quit")
-            try:
-                self._qemu.wait(MONITOR_ANSWERS_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                raise self.failure("it was told to end, and did not") from None
+            if self._qemu.is_alive(MONITOR_ANSWERS_WITHIN_S):
+                raise self.failure("it was told to end, and did not")
 
-    def _launch(self, *more: str) -> None:
-        where, self._monitor = self._site.monitor(self._run.directory / f"{self.name}.qmp")
+    def stop(self) -> None:
+        """Pull the plug."""
+        self.console.close()
+        self._hang_up()
+        if self._qemu:
+            self._qemu.kill()
+
+    def _hang_up(self) -> None:
+        if self._ssh and self._ssh.master:
+            self._ssh.master.kill()
+            self._ssh.master.wait()
+        self._ssh = None
+
+    def _launch(self, memory: Memory, *more: str) -> None:
+        self._memory = memory
+        where, self._monitor = self._offered_monitor()
         qemu = ["qemu-system-aarch64", *self._how, "-qmp", f"{where},server=on,wait=off"]
-        with self._messages.open("wb") as messages:
-            self._qemu = self._site.popen([*qemu, *self._arguments(), *more], messages)
+        self._qemu = self.site.launch(self.name, [*qemu, *self.arguments(), *more])
+
+    def _offered_monitor(self) -> tuple[str, Address]:
+        return self.site.monitor(self._run.directory / f"{self.name}.qmp")
 
     def _wait_until(self, done: Callable[[], bool], timeout: float, what: str) -> None:
         """Return when it has done what it is to do first of all."""
         deadline = time.monotonic() + timeout
         while not done():
-            if not self.is_alive(patience=0.05):
+            if not self.is_alive(patience=0.02):
                 raise self.failure(f"it ended, and did not {what}")
             if time.monotonic() > deadline:
                 raise NotReadyError(str(self.failure(f"it did not {what} within {timeout:g} s")))
-
-    def _is_ready(self) -> bool:
-        """Whether /init has said on the console that the machine takes commands."""
-        return READY in self.console
 
     def _has_monitor(self) -> bool:
         """Whether its QEMU, started just now, takes commands."""
@@ -148,54 +203,39 @@ class Machine:
             return cast(dict[str, str], self.qmp("query-status"))["status"] != "inmigrate"
         return False
 
-    def _connect(self) -> None:
-        table = self.qmp("human-monitor-command", command_line="info usernet")
-        found = re.findall(r"HOST_FORWARD\S*\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)", str(table))
-        self._ports = {int(own): self._site.reach(int(port)) for port, own in found}
-        self._ssh = Ssh(self._run.directory, self.name, self._ports[22], self._environment)
-        if not self._ssh.connect():
-            raise self.failure("it does not let us log in")
-
-    def stop(self) -> None:
-        """Pull the plug."""
-        for child in (self._ssh and self._ssh.master, self._qemu):
-            if child:
-                child.kill()
-                child.wait()
+    # How it is.
 
     def is_alive(self, patience: float = 0) -> bool:
         """Whether its QEMU still runs; wait for a moment if it may be about to end."""
-        return _is_running(self._qemu, patience)
+        return self._qemu is not None and self._qemu.is_alive(patience)
 
     def check(self) -> None:
         """Raise LabError if ssh's 255 was not the command's: the machine ended, or is cut off."""
         if not self.is_alive(patience=2):
             raise self.failure("it ended while the command ran")
-        if self._ssh and not _is_running(self._ssh.master):
+        if self._ssh and not self._ssh.is_connected:
             raise self.failure("it runs, but the connection to it was lost")
-
-    @property
-    def console(self) -> str:
-        """What it said on its console up to now."""
-        return self._console.read_text(errors="replace") if self._console.exists() else ""
 
     @property
     def alarms(self) -> list[str]:
         """The lines of its console that stand above registers and call traces, which fill it."""
-        return re.findall(r"(?:Kernel panic - |BUG: |WARNING: ).*", self.console)
+        return re.findall(r"(?:Kernel panic - |BUG: |WARNING: ).*", self.console.text)
 
     def failure(self, what: str) -> LabError:
         """The error that says what happened to it, with the last that it and its QEMU said."""
         parts = [f"{self.name}: {what}"]
-        for machine in (self._site, self):
+        for machine in (self.site, self):
             if isinstance(machine, Machine):
                 # The first tells most, and the last is the panic if there was one.
                 ends = dict.fromkeys([*machine.alarms[:1], *machine.alarms[-1:]])
                 parts += [f"The {machine.name}'s kernel: {line}" for line in ends]
-        if said := self._messages.read_text(errors="replace").strip():
-            parts += ["QEMU said:", last_lines(said)]
-        parts += ["The end of its console:", last_lines(self.console) or "  | (nothing)"]
+        with suppress(LabError):
+            if self._qemu and (said := self._qemu.said().strip()):
+                parts += ["QEMU said:", last_lines(said)]
+        parts += ["The end of its console:", last_lines(self.console.text) or "  | (nothing)"]
         return LabError("\n".join(parts))
+
+    # What it is told.
 
     def qmp(self, command: str, **arguments: object) -> object:
         """Have a command executed by QEMU, and return its answer. Write `_` for `-`."""
@@ -206,7 +246,22 @@ class Machine:
         except TimeoutError:
             raise self.failure(f"its QEMU did not answer to {command}") from None
 
-    # Commands on it, which also make it a site.
+    def tell(self, script: str, timeout: float = CONSOLE_ANSWERS_WITHIN_S) -> str:
+        """Have a line of shell executed by way of its console; return what it printed."""
+        code, said = self._by_console(script, timeout)
+        if code != 0:
+            raise LabError(f"{self.name}: {script:.60} … ended with {code}:\n{last_lines(said)}")
+        return said
+
+    def _by_console(self, script: str, timeout: float) -> tuple[int, str]:
+        def check() -> None:
+            if not self.is_alive():
+                raise self.failure("it ended")
+
+        try:
+            return self.console.run(script, timeout=timeout, check=check)
+        except NotReadyError as error:
+            raise NotReadyError(str(self.failure(str(error)))) from None
 
     def argv(self, command: Sequence[str], *, pty: bool = False) -> list[str]:
         """The command line on this machine of a command on that one."""
@@ -214,19 +269,13 @@ class Machine:
             raise LabError(f"{self.name} is not running")
         return self._ssh.argv(command, pty=pty)
 
-    def popen(self, argv: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            self.argv(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
     def run(
         self, argv: Sequence[str], *, timeout: float | None = None, input: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on it. Raises LabError if it dies meanwhile, or takes too long."""
+        if self._ssh is None:
+            code, said = self._by_console(shlex.join(argv), timeout or CONSOLE_ANSWERS_WITHIN_S)
+            return subprocess.CompletedProcess(list(argv), code, said, said)
         try:
             done = subprocess.run(
                 self.argv(argv), input=input or "", capture_output=True, text=True, timeout=timeout
@@ -238,9 +287,34 @@ class Machine:
         done.args = list(argv)
         return done
 
+    # What makes it a site.
+
+    @property
+    def directory(self) -> Path:
+        return DIRECTORY
+
     @property
     def root(self) -> str:
         return "/dev/lab-root"
+
+    def file(self, path: Path) -> str:
+        (serial,) = (serial for serial, disk in self._disks.items() if disk == path)
+        return f"/dev/lab-{serial}"
+
+    def console_of(self, console: Console, id: str) -> str:
+        return f"serial,id={id},path=/dev/hvc0"
+
+    def memory_of(self, name: str) -> Path:
+        return DIRECTORY / f"{name}.memory"
+
+    def launch(self, name: str, argv: Sequence[str]) -> Program:
+        pid, said = DIRECTORY / f"{name}.pid", DIRECTORY / f"{name}.said"
+        program = f"echo $$ >{pid}; exec {shlex.join(argv)}"
+        self.tell(f"setsid sh -c {shlex.quote(program)} </dev/null >{said} 2>&1 &")
+        return self.launched(name)
+
+    def launched(self, name: str) -> Program:
+        return _Launched(self, DIRECTORY / f"{name}.pid", DIRECTORY / f"{name}.said")
 
     def listener(self) -> str:
         return f":{GUEST_SSH}"
@@ -251,50 +325,82 @@ class Machine:
     def monitor(self, path: Path) -> tuple[str, Address]:
         return f"tcp::{GUEST_MONITOR}", ("127.0.0.1", self._ports[GUEST_MONITOR])
 
+    # What its QEMU is told of it.
+
     @property
     def memory(self) -> Path:
         """The file that is its memory."""
-        return self._run.memory / self.name
+        if self._memory is None:
+            raise LabError(f"{self.name} is not running")
+        return self._memory.path
 
     def _software(self) -> list[str]:
         """What it boots."""
-        words = f"lab.name={self.name} lab.key={self._run.public_key}"
-        if self._shares:
-            words += " lab.shares"
+        words = f"lab.name={self.name}" + (" lab.host" if self._serves else "")
+        words = f"console=ttyAMA0 panic=-1 loglevel=5 {words} {self._words}"
         return [
-            *("-kernel", str(self._kernel.directory() / "Image")),
-            *("-initrd", str(initrd(self._kernel))),
-            *("-append", f"console=ttyAMA0 panic=-1 loglevel=5 {words}"),
+            *("-kernel", self.site.file(self._kernel.directory() / "Image")),
+            *("-initrd", self.site.file(initrd(self._kernel))),
+            *("-append", words.strip()),
         ]
 
-    def _memory(self) -> list[str]:
-        """Memory in a file of its site, which another QEMU can take over as it is."""
-        if not self.moves:
-            return []
-        file = f"size={self._memory_mb}M,mem-path={self.memory},share=on,align=2M"
-        return ["-object", f"memory-backend-file,id=ram,{file}", "-machine", "memory-backend=ram"]
+    def description(self) -> list[str]:
+        """All that makes it the machine that it is, once it has booted."""
+        return [*self._how, *self.arguments(), *self._software()]
 
-    def _arguments(self) -> list[str]:
-        """What QEMU is to know of every machine, however it is executed."""
-        forwards = [f"hostfwd=tcp:{self._site.listener()}-:22", *self._forwards]
-        if self._shares:
-            forwards += [f"hostfwd=tcp:127.0.0.1:0-:{port}" for port in (GUEST_SSH, GUEST_MONITOR)]
+    def arguments(self) -> list[str]:
+        """What QEMU is to know of it, however it is executed and whatever it begins with."""
+        forwards = [f"hostfwd=tcp:{self.site.listener()}-:22", *self._forwards]
         arguments = [
             *("-nodefaults", "-display", "none", "-no-reboot"),
             *("-name", f"{self.name},debug-threads=on"),
-            *("-pidfile", str(self._run.memory / f"{self.name}.pid")),
-            *("-smp", str(self.cpus), "-m", f"{self._memory_mb}M"),
-            *("-chardev", f"file,id=console,path={self._console},append=on"),
+            *("-smp", str(self.cpus), "-m", f"{self.memory_mb}M"),
+            *("-chardev", self.site.console_of(self.console, "console")),
             *("-serial", "chardev:console"),
             *("-device", "virtio-rng-device"),
-            *("-netdev", ",".join(("user,id=net,restrict=on", *forwards))),
-            *("-device", "virtio-net-device,netdev=net"),
-            *_disk("root", self._site.root),
-            *_disk("payload", str(payload(self._kernel))),
         ]
-        for tag, path in enumerate(self._shares):
-            arguments += _share(f"share{tag}", path)
+        if self._memory:
+            share = "on" if self._memory.shared else "off"
+            backend = f"size={self.memory_mb}M,mem-path={self._memory.path},share={share}"
+            arguments += ["-object", f"memory-backend-file,id=ram,{backend}"]
+            arguments += ["-machine", "memory-backend=ram"]
+        if self._serves:
+            forwards += [f"hostfwd=tcp:127.0.0.1:0-:{port}" for port in (GUEST_SSH, GUEST_MONITOR)]
+            arguments += ["-chardev", self._serves.chardev("guest"), "-device"]
+            arguments += ["virtio-serial-device", "-device", "virtconsole,chardev=guest"]
+        arguments += ["-netdev", ",".join(("user,id=net,restrict=on", *forwards))]
+        arguments += ["-device", "virtio-net-device,netdev=net"]
+        arguments += _disk("root", self.site.root)
+        for serial, path in self._disks.items():
+            arguments += _disk(serial, self.site.file(path))
         return arguments
+
+
+class _Launched:
+    """A program on a machine of the lab."""
+
+    def __init__(self, machine: Machine, pid: Path, said: Path) -> None:
+        self._machine = machine
+        self._pid = pid
+        self._said = said
+
+    def is_alive(self, patience: float = 0) -> bool:
+        deadline = time.monotonic() + patience
+        alive = ["sh", "-c", f"kill -0 $(cat {self._pid})"]
+        try:
+            while self._machine.is_alive() and self._machine.run(alive).returncode == 0:
+                if time.monotonic() >= deadline:
+                    return True
+                time.sleep(0.05)
+        except LabError:
+            pass
+        return False
+
+    def kill(self) -> None:
+        """It goes with its machine: nothing of it would stay."""
+
+    def said(self) -> str:
+        return self._machine.run(["cat", str(self._said)]).stdout
 
 
 async def _execute(monitor: Address, command: str, arguments: Mapping[str, object]) -> object:
@@ -306,18 +412,9 @@ async def _execute(monitor: Address, command: str, arguments: Mapping[str, objec
         await client.disconnect()
 
 
-def _is_running(process: subprocess.Popen[bytes] | None, patience: float = 0) -> bool:
-    try:
-        return process is not None and process.wait(patience) is None
-    except subprocess.TimeoutExpired:
-        return True
-
-
 def _disk(serial: str, path: str) -> list[str]:
     options = f"if=none,id={serial},format=raw,readonly=on,file.locking=off,file={path}"
+    if path.startswith("/dev/"):
+        # Past its site's cache: a host that goes on from a saved state may find another payload.
+        options += ",cache.direct=on"
     return ["-drive", options, "-device", f"virtio-blk-device,drive={serial},serial={serial}"]
-
-
-def _share(tag: str, path: Path) -> list[str]:
-    options = f"local,id={tag},path={path},security_model=none"
-    return ["-fsdev", options, "-device", f"virtio-9p-device,fsdev={tag},mount_tag={tag}"]

@@ -15,17 +15,19 @@ SAVED_WITHIN_S = 180
 
 def save(machine: Machine, state: Path) -> None:
     """Stop it, and write all but its memory. `cont` lets it go on, under this QEMU."""
-    if not machine.moves:
-        raise LabError(f"{machine.name}: its memory is not in a file, so it can't be saved")
     machine.qmp("stop")
     machine.qmp("migrate-set-capabilities", capabilities=[MEMORY_STAYS])
     machine.qmp("migrate-set-parameters", max_bandwidth=UNLIMITED)
-    machine.qmp("migrate", uri=f"exec:cat >{state}")
+    # QEMU does not ask how `cat` has ended: on a full disk the end of the state would be missing.
+    machine.qmp("migrate", uri=f"exec:cat >{state} && : >{state}.whole")
     deadline = time.monotonic() + SAVED_WITHIN_S
     while (status := _status(machine)) != "completed":
         if status in ("failed", "cancelled") or time.monotonic() > deadline:
             raise LabError(f"{machine.name}: its state could not be saved to {state}")
         time.sleep(0.05)
+    whole = 'for i in $(seq 200); do test ! -e "$0" || exec rm "$0"; sleep 0.02; done; false'
+    if machine.site.run(["sh", "-c", whole, f"{state}.whole"]).returncode != 0:
+        raise LabError(f"{machine.name}: not all of its state could be written to {state}")
 
 
 def _status(machine: Machine) -> str:

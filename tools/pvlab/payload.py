@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The project as a machine gets it: a tar on a disk of its own, unpacked over the root at boot.
+"""The project as a guest gets it: a tar on a disk of its own, unpacked over its root.
 
 It holds the package as a user would install it (a wheel, cross-built), the module for the
 machine's kernel where DKMS would put it, and the tests that run in a guest.
@@ -13,13 +13,21 @@ from pathlib import Path
 
 from . import debian, kmod, process
 from .cache import CHECKOUT, artefact
+from .errors import LabError
 from .image import PLATFORM_OPTIONS, SITE_PACKAGES, compile_python
 from .kernels import Kernel
+
+# Of every disk with a tar, however much is in it: a machine that goes on from a saved state may
+# find another on it, and would not notice that the disk has grown.
+SIZE = 16 << 20
+
+UNPACK = "/bin/busybox tar -x -C / -f /dev/lab-payload"
+"""How a machine gets what is on its disk."""
 
 
 @cache
 def payload(kernel: Kernel) -> Path:
-    """The tar for machines that boot this kernel; the same for as long as this process lives."""
+    """The tar for guests that boot this kernel; the same for as long as this process lives."""
     module, package, tests = kmod.build(kernel).module, _package(), _tests()
 
     def build(directory: Path) -> None:
@@ -35,12 +43,19 @@ def payload(kernel: Kernel) -> Path:
         for name in "modules.order", "modules.builtin":
             (extra.parent / name).touch()
         process.run("/sbin/depmod", "-b", root, kernel.release)
-        tar = directory / "payload.tar"
-        process.run("tar", "-C", root, "--owner=0", "--group=0", "-cf", tar, ".")
-        shutil.rmtree(root)
+        pack(root, directory / "payload.tar")
 
     inputs: list[str | Path] = [Path(__file__), kernel.release, module, package.name, *tests]
     return artefact(f"payload-{kernel.name}", inputs, build) / "payload.tar"
+
+
+def pack(root: Path, tar: Path) -> None:
+    """Turn a directory into a disk with a tar."""
+    process.run("tar", "-C", root, "--owner=0", "--group=0", "-cf", tar, ".")
+    shutil.rmtree(root)
+    if tar.stat().st_size > SIZE:
+        raise LabError(f"{tar.name} has {tar.stat().st_size} bytes, and its disk {SIZE}")
+    os.truncate(tar, SIZE)
 
 
 def _tests() -> list[Path]:

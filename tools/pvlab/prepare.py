@@ -2,10 +2,12 @@
 """Everything that a run needs, made ready beforehand and side by side."""
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import process
+from .equipment import equipment
 from .image import root_image
 from .initrd import initrd
 from .kernels import Kernel
@@ -19,10 +21,16 @@ def _prepare_kernel(kernel: Kernel) -> Path:
     return payload(kernel)
 
 
-def prepare(*kernels: Kernel) -> None:
-    """Build what is missing of all that machines with these kernels need."""
+def _prepare_host(kernel: Kernel) -> Path:
+    initrd(kernel)
+    return equipment(kernel)
+
+
+def prepare(*kernels: Kernel, hosts: Sequence[Kernel]) -> None:
+    """Build what is missing of all that guests with these kernels need, on hosts with those."""
     with ThreadPoolExecutor() as pool:
         parts = [pool.submit(root_image)]
+        parts += [pool.submit(_prepare_host, kernel) for kernel in hosts]
         parts += [pool.submit(_prepare_kernel, kernel) for kernel in dict.fromkeys(kernels)]
         try:
             for part in parts:

@@ -5,9 +5,9 @@ import shlex
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from .process import bound
+from .run import HOST_ALIAS, Run
 
 # A machine that has not answered for this long is lost. One that is paused or asleep answers later.
 LOST_AFTER_S = 120
@@ -17,21 +17,20 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Ssh:
     """A connection to one machine. Its master is the process that holds it."""
 
-    def __init__(
-        self, directory: Path, name: str, port: int, environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, run: Run, name: str, port: int, environment: Mapping[str, str]) -> None:
         self.master: subprocess.Popen[bytes] | None = None
         self._environment = [f"{name}={value}" for name, value in environment.items()]
-        self._control = directory / f"{name}.ssh"
+        self._control = run.directory / f"{name}.ssh"
         self._options = [
             "-q",
             "-F/dev/null",
             f"-oControlPath={self._control}",
-            "-oUserKnownHostsFile=/dev/null",
-            "-oStrictHostKeyChecking=no",
+            f"-oUserKnownHostsFile={run.known_hosts}",
+            f"-oHostKeyAlias={HOST_ALIAS}",
+            "-oStrictHostKeyChecking=yes",
             "-oIdentitiesOnly=yes",
             "-oHostKeyAlgorithms=ssh-ed25519",
-            f"-i{directory / 'key'}",
+            f"-i{run.key}",
             f"-p{port}",
             "root@127.0.0.1",
         ]
@@ -52,6 +51,10 @@ class Ssh:
                 return False
             time.sleep(0.02)
         return True
+
+    @property
+    def is_connected(self) -> bool:
+        return self.master is not None and self.master.poll() is None
 
     def argv(self, command: Sequence[str], *, pty: bool = False) -> list[str]:
         """The command line, on this machine, of a command on that one."""

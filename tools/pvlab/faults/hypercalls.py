@@ -7,12 +7,12 @@ The module pvfault makes them. It is in the host's kernel only while there is a 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from .. import kmod
+from ..account import PLACE
 from ..errors import LabError
-from ..kernels import kernel
+from ..kernels import Kernel
 from ..machine import Machine
 from ..site import Site
 
@@ -38,11 +38,10 @@ class WrongAnswer:
     answer: int = 0
 
 
-@cache
-def module() -> kmod.Build:
-    """The module for the host's kernel."""
+def module(kernel: Kernel) -> kmod.Build:
+    """The module for a host's kernel."""
     files = [HERE / "Kbuild", HERE / "pvfault.c"]
-    return kmod.build_from(HERE, files, "pvfault", kernel("stock-6.1"))
+    return kmod.build_from(HERE, files, "pvfault", kernel)
 
 
 class HypercallFaults:
@@ -86,7 +85,7 @@ class HypercallFaults:
         """The module is in the host's kernel, until the last fault is over."""
         if not isinstance(self._host, Machine):
             raise LabError("only a host of the lab's own is made to answer hypercalls wrongly")
-        self._run(_INSERT, str(module().module))
+        self._run(_INSERT, str(PLACE / "pvfault.ko"))
         try:
             yield
         finally:

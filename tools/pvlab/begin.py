@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""How a lab begins: from saved machines if they are there and sound, else by booting.
+
+Each way takes machines that were described and not started, and returns when they run, have the
+project, and this run has been let in. If it fails the next is tried, with new machines.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import proof, saved
+from .cache import Kept
+from .errors import LabError, NotReadyError
+from .machines import Machines
+from .progress import say, step
+from .saved import Saved
+
+Way = Callable[[Machines, Saved], None]
+
+
+class _NothingSavedError(Exception):
+    """There is nothing to go on from."""
+
+
+def begin(attempt: Callable[[Way], None], *, boot: bool) -> None:
+    """Begin in the first way that works."""
+    for way in () if boot else (_go_on, _go_on_from_boot):
+        try:
+            return attempt(way)
+        except _NothingSavedError:
+            continue
+        except LabError as error:
+            say(f"{error}\nlab: that saved machine is of no use, and is removed")
+    try:
+        attempt(_boot)
+    except NotReadyError as error:
+        # Seen under an emulated host, at one boot in some 550: its kernel warned in a system
+        # call, and both vCPUs waited for interrupts that came no more. So the host is new, too.
+        say(f"{error}\nlab: trying once more, from the start")
+        attempt(_boot)
+
+
+def _go_on(machines: Machines, kept: Saved) -> None:
+    """From machines that have all."""
+    with _removed_if_useless(kept.ready()) as path, step(f"going on with {machines.spec}"):
+        checked = saved.restore(machines, path)
+        before = proof.counts(machines)
+        machines.admit()
+        proof.prove(machines, before)
+        checked.result()
+
+
+def _go_on_from_boot(machines: Machines, kept: Saved) -> None:
+    """From machines that have booted, and get what of the project has changed."""
+    with _removed_if_useless(kept.booted()) as path:
+        with step(f"going on with {machines.spec}, as booted"):
+            checked = saved.restore(machines, path, to_be_saved=True)
+            before = proof.counts(machines)
+            machines.furnish(load=kept.load)
+            proof.prove(machines, before)
+            checked.result()
+        kept.save_ready(machines)
+    machines.admit()
+
+
+def _boot(machines: Machines, kept: Saved) -> None:
+    machines.boot()
+    kept.save_booted(machines)
+    machines.furnish(load=kept.load)
+    kept.save_ready(machines)
+    machines.admit()
+
+
+@contextmanager
+def _removed_if_useless(place: Path | None) -> Iterator[Path]:
+    """Whoever comes next is not to try again what did not work: it would be saved anew."""
+    if place is None:
+        raise _NothingSavedError
+    try:
+        yield place
+    except LabError:
+        Kept(place).remove()
+        raise

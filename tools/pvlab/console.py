@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""A machine's console: a log of what it says, and the way to tell it something before ssh works.
+
+/init executes each line that comes by it (see `init`). That needs neither a network nor a key nor
+a timer, and so it works on a machine that was started from a saved state just now.
+"""
+
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from .errors import LabError, NotReadyError
+
+READY = "lab: ready"
+LONGEST = 4000  # characters in a line, which the terminal of a Linux console takes
+
+
+class Console:
+    """The console of one machine, in the directory of its run."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.name = name
+        self.log = directory / f"{name}.console"
+        self._socket = directory / f"{name}.tty"
+        self._connection: socket.socket | None = None
+
+    def chardev(self, id: str) -> str:
+        """The character device by which a QEMU on this machine offers it."""
+        offered = f"path={self._socket},server=on,wait=off"
+        return f"socket,id={id},{offered},logfile={self.log},logappend=on"
+
+    def follow(self, earlier: Path) -> None:
+        """Begin with what it said before its state was saved."""
+        shutil.copy(earlier, self.log)
+
+    @property
+    def text(self) -> str:
+        """What was said on it up to now."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether /init has said that it takes commands."""
+        return READY in self.text
+
+    def run(self, script: str, *, timeout: float, check: Callable[[], None]) -> tuple[int, str]:
+        """Have a line of shell executed; return its exit code and what it printed.
+
+        check: raises if there is no use in waiting any longer
+        Raises NotReadyError if the time is up.
+        """
+        token = secrets.token_hex(4)
+        line = f"{token} {script}\n"
+        if "\n" in script or len(line) > LONGEST:
+            raise LabError(f"{self.name}: that is no line for its console: {script}")
+        deadline = time.monotonic() + timeout
+        self._send(line.encode(), deadline)
+        answer = re.compile(
+            rf"lab: {token} begins\r?\n(.*?)lab: {token} ended with (\d+)\r?\n", re.DOTALL
+        )
+        while not (found := answer.search(self.text)):
+            check()
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"{self.name}: its console did not answer within {timeout:g} s")
+            time.sleep(0.005)
+        return int(found[2]), found[1].replace("\r", "")
+
+    def _send(self, line: bytes, deadline: float) -> None:
+        while self._connection is None:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(str(self._socket))
+            except OSError as error:
+                connection.close()
+                if time.monotonic() > deadline:
+                    raise LabError(f"{self.name}: no way to its console: {error}") from None
+                time.sleep(0.01)
+            else:
+                self._connection = connection
+        self._connection.sendall(line)
+        # What it says is in the log: here it is only taken out of QEMU's way.
+        self._connection.setblocking(False)
+        with suppress(BlockingIOError):
+            while self._connection.recv(1 << 16):
+                pass
+        self._connection.setblocking(True)
+
+    def close(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
