@@ -6,6 +6,7 @@ the guest's QEMU starts account.sh on the host for it. Every command in the gues
 in its environment.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 SCRIPT = Path(__file__).parent / "account.sh"
@@ -14,6 +15,13 @@ ADDRESS = "10.0.2.100:4567"  # in the network that QEMU makes for the guest
 ENVIRONMENT = {"GUESTPV_HOST_ACCOUNT": ADDRESS}
 
 
-def offered(shell: str, script: Path, pid: Path) -> str:
-    """What the guest's QEMU, whose number is in the file `pid`, is told of it in its -netdev."""
-    return f"guestfwd=tcp:{ADDRESS}-cmd:{shell} {script} {pid}"
+def offered(command: Sequence[str]) -> str:
+    """What the guest's QEMU is told of it in its -netdev."""
+    return f"guestfwd=tcp:{ADDRESS}-cmd:{' '.join(command)}"
+
+
+def parse(said: str) -> list[int]:
+    """What it says, in the order of the vCPUs."""
+    lines = (line.split() for line in said.splitlines())
+    by_vcpu = {int(vcpu): int(run_delay_ns) for vcpu, run_delay_ns in lines}
+    return [by_vcpu[vcpu] for vcpu in sorted(by_vcpu)]

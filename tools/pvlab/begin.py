@@ -6,6 +6,7 @@ project, and this run has been let in. If it fails the next is tried, with new m
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,9 +46,7 @@ def _go_on(machines: Machines, kept: Saved) -> None:
     """From machines that have all."""
     with _removed_if_useless(kept.ready()) as path, step(f"going on with {machines.spec}"):
         checked = saved.restore(machines, path)
-        before = proof.counts(machines)
-        machines.admit()
-        proof.prove(machines, before)
+        _let_in(machines)
         checked.result()
 
 
@@ -56,12 +55,10 @@ def _go_on_from_boot(machines: Machines, kept: Saved) -> None:
     with _removed_if_useless(kept.booted()) as path:
         with step(f"going on with {machines.spec}, as booted"):
             checked = saved.restore(machines, path, to_be_saved=True)
-            before = proof.counts(machines)
             machines.furnish(load=kept.load)
-            proof.prove(machines, before)
             checked.result()
         kept.save_ready(machines)
-    machines.admit()
+        _let_in(machines)
 
 
 def _boot(machines: Machines, kept: Saved) -> None:
@@ -70,6 +67,22 @@ def _boot(machines: Machines, kept: Saved) -> None:
     machines.furnish(load=kept.load)
     kept.save_ready(machines)
     machines.admit()
+
+
+def _let_in(machines: Machines) -> None:
+    """As Machines.admit; and meanwhile it is seen whether time and counts go on."""
+    outermost, *inner = machines.all
+    outermost.admit()
+    with ThreadPoolExecutor(1) as beside:
+        # Not the other way round: what logs in ends with the thread that has started it.
+        admitted = [beside.submit(machine.admit) for machine in inner]
+        before = proof.counts(machines)
+        outermost.connect()
+        for each in admitted:
+            each.result()
+    for machine in inner:
+        machine.connect()
+    proof.prove(before, proof.counts(machines))
 
 
 @contextmanager

@@ -39,4 +39,5 @@ def build(source: str, suite: str, directory: Path) -> None:
     (directory / "modules").mkdir()
     for pattern in "*.o", "*.a", "vmlinux*", "System.map":
         for path in tree.rglob(pattern):
-            path.unlink()
+            if not path.is_dir():
+                path.unlink()

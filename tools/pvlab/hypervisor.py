@@ -23,13 +23,13 @@ _EMULATED_CPU = ("-cpu", "max,pauth-impdef=on", "-accel", "tcg,thread=multi")
 class Hypervisor:
     """Where the guest's QEMU runs, and how it executes the guest, offering PV-time or not.
 
-    account: the way to the host's account in the guest's network, if there is one
+    account: the command that says what the host took from each vCPU, if there is a host
     """
 
     host: Site
     cpus: int
     how: Callable[[bool], tuple[str, ...]]
-    account: str | None = None
+    account: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ def kvm(wanted: Wanted) -> Hypervisor:
 
     here = ThisMachine(wanted.run)
     if platform.machine() == "aarch64" and os.access("/dev/kvm", os.R_OK | os.W_OK):
-        offered = account.offered("/bin/sh", account.SCRIPT, here.directory / "guest.pid")
-        return Hypervisor(here, os.cpu_count() or 1, how, offered)
+        told = ("/bin/sh", str(account.SCRIPT), str(here.directory / "guest.pid"))
+        return Hypervisor(here, os.cpu_count() or 1, how, told)
 
     host = Machine(
         "host",
@@ -72,9 +72,8 @@ def kvm(wanted: Wanted) -> Hypervisor:
         serves=wanted.console,
     )
     # Static, it starts in a third of the time, and there it counts.
-    shell, script = "/bin/busybox sh", account.PLACE / account.SCRIPT.name
-    offered = account.offered(shell, script, DIRECTORY / "guest.pid")
-    return Hypervisor(host, host.cpus, how, offered)
+    script, pid = account.PLACE / account.SCRIPT.name, DIRECTORY / "guest.pid"
+    return Hypervisor(host, host.cpus, how, ("/bin/busybox", "sh", str(script), str(pid)))
 
 
 def none(wanted: Wanted) -> Hypervisor:

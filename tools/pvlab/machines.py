@@ -2,10 +2,10 @@
 """A guest and what serves it: the two machines of a lab, from their first breath to their last."""
 
 from dataclasses import dataclass
-from typing import cast
 
-from .account import ENVIRONMENT, PLACE
+from . import account
 from .console import Console
+from .errors import LabError
 from .hypervisor import HYPERVISORS, Wanted
 from .initrd import initrd
 from .kernels import kernel
@@ -16,7 +16,7 @@ from .run import Run
 
 # What a command of guestpv's needs is read from the disk and stays in the guest's memory.
 WARM_PYTHON = "python3 -c 'import numpy, pyroute2, rich.live, typer'"
-WARM_PACKAGE = "guestpv watch --source procfs --count 1 >/dev/null; guestpv info >/dev/null 2>&1"
+WARM_PACKAGE = "guestpv info >/dev/null 2>&1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class Machines:
         wanted = Wanted(run, console, gives, kernel(spec.host_kernel), spec.virtual_time_stops)
         served = HYPERVISORS[spec.hypervisor](wanted)
         self.host, self.host_cpus, self.how = served.host, served.cpus, served.how
+        self.account = served.account
         self.guest = Machine(
             "guest",
             run,
@@ -69,8 +70,8 @@ class Machines:
             memory_mb=spec.memory_mb,
             disks={"payload": self.payload},
             words=spec.append,
-            forwards=[served.account] if served.account else [],
-            environment=ENVIRONMENT if served.account else {},
+            forwards=[account.offered(served.account)] if served.account else [],
+            environment=account.ENVIRONMENT if served.account else {},
             console=console,
         )
 
@@ -89,7 +90,7 @@ class Machines:
         if isinstance(self.host, Machine):
             with step("booting the host"):
                 self.host.boot()
-                self.host.tell(f"{UNPACK} && insmod {PLACE}/pvwake.ko")
+                self.host.tell(f"{UNPACK} && insmod {account.PLACE}/pvwake.ko")
                 self.host.open_ports()
         with step(f"booting the guest: {self.spec}"):
             self.guest.boot()
@@ -111,10 +112,9 @@ class Machines:
 
     def vcpu_run_delay_ns(self) -> list[int]:
         """How long each vCPU has waited to run, as the host's own scheduler counts it."""
-        cpus = cast(list[dict[str, int]], self.guest.qmp("query-cpus-fast"))
-        files = [f"/proc/{cpu['thread-id']}/schedstat" for cpu in cpus]
-        lines = self.host.run(["cat", *files]).stdout.splitlines()
-        return [int(line.split()[1]) for line in lines]
+        if not self.account:
+            raise LabError("there is no hypervisor that could take time from the guest")
+        return account.parse(self.host.run(self.account).stdout)
 
     def stop(self) -> None:
         for machine in reversed(self.all):

@@ -3,29 +3,48 @@
 
 import base64
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# What a machine executes to let a run in, of which `now` is the time. It answers with two readings
+# of its clock, between which it slept. The keys are made here, and not by the machines: two that go
+# on from one saved state draw the same random numbers at first.
+_ADMISSION = """set -e
+date -s "@$now" >/dev/null
+echo {seed} >/dev/urandom
+echo {host_key} | base64 -d >/etc/dropbear/dropbear_ed25519_host_key
+echo ssh-ed25519 {public_key} >/root/.ssh/authorized_keys
+read -r before _ </proc/uptime
+sleep 0.02
+read -r after _ </proc/uptime
+echo "$before $after"
+exit
+"""
+ADMISSION_SIZE = 4096
+
+HOST_ALIAS = "lab"
+"""The name under which ssh knows a run's machines: their ports are no names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Where a run's consoles, sockets and keys are.
-
-    public_key: the one that its machines accept
-    host_key: the one by which they are known, as dropbear has it, in base 64
-    """
+    """Where a run's consoles, sockets and keys are."""
 
     directory: Path
-    public_key: str
-    host_key: str
     _descriptors: list[int] = field(default_factory=list)
 
     @property
+    def admission(self) -> Path:
+        """A disk with the script by which a machine lets this run in."""
+        return self.directory / "admission"
+
+    @property
     def key(self) -> Path:
-        return _key(self.directory)
+        return self.directory / "key"
 
     @property
     def known_hosts(self) -> Path:
@@ -43,29 +62,22 @@ class Run:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-HOST_ALIAS = "lab"
-"""The name under which ssh knows a run's machines: their ports are no names."""
-
-
 def begin() -> Run:
     # Not in the cache, whose path may be too long for a socket's name.
-    directory = Path(tempfile.mkdtemp(prefix="guestpv-lab-"))
-    key, host_key = _key(directory), directory / "host_key"
-    _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key)
-    # Made here: two machines that go on from one saved state draw the same random numbers at first.
+    run = Run(Path(tempfile.mkdtemp(prefix="guestpv-lab-")))
+    host_key = run.directory / "host_key"
+    _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", run.key)
     made = _run("dropbearkey", "-t", "ed25519", "-f", host_key)
     (public,) = (line for line in made.splitlines() if line.startswith("ssh-ed25519 "))
-    run = Run(
-        directory,
-        key.with_suffix(".pub").read_text().split()[1],
-        base64.b64encode(host_key.read_bytes()).decode(),
-    )
     run.known_hosts.write_text(f"{HOST_ALIAS} {public}\n")
+    script = _ADMISSION.format(
+        seed=secrets.token_hex(),
+        host_key=base64.b64encode(host_key.read_bytes()).decode(),
+        public_key=run.key.with_suffix(".pub").read_text().split()[1],
+    )
+    run.admission.write_text(script)
+    os.truncate(run.admission, ADMISSION_SIZE)
     return run
-
-
-def _key(directory: Path) -> Path:
-    return directory / "key"
 
 
 def _run(*argv: str | Path) -> str:
