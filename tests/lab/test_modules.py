@@ -20,7 +20,7 @@ def test_builds_without_a_warning(name):
 
 
 # Debian's newest headers come without the script by which make finds sparse.
-@pytest.mark.parametrize("name", [name for name in KERNELS if name != "build-newest"])
+@pytest.mark.parametrize("name", [name for name in KERNELS if name != "newest"])
 def test_sparse_finds_nothing(name):
     checked = kmod.build(kernel(name), "C=2")
     assert "CHECK" in checked.log
@@ -44,7 +44,7 @@ def test_only_where_nobody_owns_the_structures_can_the_module_call_pv_time_st(na
     assert (claims, adopts) == (("claim" in name), ("claim" not in name))
 
 
-@pytest.mark.parametrize("name", ["stock-6.12", "build-newest"])
+@pytest.mark.parametrize("name", ["stock-6.12", "newest"])
 def test_ftrace_can_patch_every_function(name):
     """Since 6.3 it writes a pointer before each, and takes the kernel down where it can't."""
     module = kmod.build(kernel(name)).module

@@ -15,7 +15,7 @@ ASK = 'busybox nc $(echo "$GUESTPV_HOST_ACCOUNT" | tr : " ") </dev/null'
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab(kernel="claim-6.1", vcpus=2, memory_mb=512) as lab:
+    with Lab(kernel="claim-6.1", vcpus=2) as lab:
         yield lab
 
 

@@ -440,9 +440,7 @@ def labs() -> Iterator[Callable[..., Lab]]:
                 VALIDATORS.clear()
                 stack.close()
                 running.clear()
-                machine = Lab(
-                    kernel=kernel, memory_mb=384, load=True, virtual_time_stops=virtual_time_stops
-                )
+                machine = Lab(kernel=kernel, load=True, virtual_time_stops=virtual_time_stops)
                 running[key] = stack.enter_context(machine)
                 VALIDATORS[running[key]] = validator = Validator(running[key])
                 stack.callback(validator.close)

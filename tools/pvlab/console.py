@@ -28,7 +28,6 @@ class Console:
         self.name = name
         self.log = directory / f"{name}.console"
         self._socket = directory / f"{name}.tty"
-        self._connection: socket.socket | None = None
 
     def chardev(self, id: str) -> str:
         """The character device by which a QEMU on this machine offers it."""
@@ -61,22 +60,30 @@ class Console:
             raise LabError(f"{self.name}: that is no line for its console: {script}")
         looked = time.monotonic()
         deadline = looked + timeout
-        self._send(line.encode(), deadline)
         answer = re.compile(
             rf"lab: {token} begins\r?\n(.*?)lab: {token} ended with (\d+)\r?\n", re.DOTALL
         )
-        while not (found := answer.search(self.text)):
-            now = time.monotonic()
-            if now > looked + CHECKED_EVERY_S:
-                check()
-                looked = time.monotonic()
-            if now > deadline:
-                raise NotReadyError(f"{self.name}: its console did not answer within {timeout:g} s")
-            time.sleep(0.005)
+        with self._connect(deadline) as connection:
+            connection.sendall(line.encode())
+            connection.setblocking(False)
+            while not (found := answer.search(self.text)):
+                # What it says is in the log; here it only is taken out of QEMU's way, which waits.
+                with suppress(BlockingIOError):
+                    connection.recv(1 << 20)
+                now = time.monotonic()
+                if now > looked + CHECKED_EVERY_S:
+                    check()
+                    looked = time.monotonic()
+                if now > deadline:
+                    raise NotReadyError(
+                        f"{self.name}: its console did not answer within {timeout:g} s"
+                    )
+                time.sleep(0.005)
         return int(found[2]), found[1].replace("\r", "")
 
-    def _send(self, line: bytes, deadline: float) -> None:
-        while self._connection is None:
+    def _connect(self, deadline: float) -> socket.socket:
+        """A way in, for one command: QEMU waits for whoever listens and does not read."""
+        while True:
             connection = socket.socket(socket.AF_UNIX)
             try:
                 connection.connect(str(self._socket))
@@ -86,16 +93,4 @@ class Console:
                     raise LabError(f"{self.name}: no way to its console: {error}") from None
                 time.sleep(0.01)
             else:
-                self._connection = connection
-        self._connection.sendall(line)
-        # What it says is in the log: here it is only taken out of QEMU's way.
-        self._connection.setblocking(False)
-        with suppress(BlockingIOError):
-            while self._connection.recv(1 << 16):
-                pass
-        self._connection.setblocking(True)
-
-    def close(self) -> None:
-        if self._connection:
-            self._connection.close()
-            self._connection = None
+                return connection

@@ -62,7 +62,7 @@ class Lab:
         host_kernel: str = "stock-6.1",
         append: str = "",
         load: bool = False,
-        memory_mb: int = 768,
+        memory_mb: int = 512,
         virtual_time_stops: bool = True,
         boot: bool = False,
     ) -> None:

@@ -159,7 +159,6 @@ class Machine:
 
     def stop(self) -> None:
         """Pull the plug."""
-        self.console.close()
         self._hang_up()
         if self._qemu:
             self._qemu.kill()
