@@ -10,8 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from pvlab import Lab, LabError, machine, ssh
-from pvlab import lab as lab_module
+from pvlab import Lab, LabError, begin, machine, ssh
 
 RUN = [sys.executable, "-m", "pvlab", "run"]
 READY = "the guest is ours"
@@ -102,9 +101,9 @@ def test_a_machine_that_does_not_boot_has_a_second_chance(impatient, monkeypatch
         said.append(message)
         monkeypatch.setattr(machine, "BOOTS_WITHIN_S", 90)
 
-    monkeypatch.setattr(lab_module, "say", say)
+    monkeypatch.setattr(begin, "say", say)
     before = psutil.Process().children()
-    with Lab(kernel="claim-6.1") as lab:
+    with Lab(kernel="claim-6.1", boot=True) as lab:
         assert lab.run(["true"]).returncode == 0
     assert psutil.Process().children() == before
     (message,) = said
@@ -114,7 +113,7 @@ def test_a_machine_that_does_not_boot_has_a_second_chance(impatient, monkeypatch
 
 def test_a_machine_that_never_boots_is_given_up(impatient):
     before = psutil.Process().children()
-    with pytest.raises(LabError, match="did not boot"), Lab(hypervisor="none"):
+    with pytest.raises(LabError, match="did not boot"), Lab(hypervisor="none", boot=True):
         pass
     assert psutil.Process().children() == before
 

@@ -22,7 +22,6 @@ from .progress import step
 PARTIAL = ".partial"
 ABOUT = "about.json"
 CHECKOUT = Path(__file__).resolve().parents[2]
-_DIGEST = "[0-9a-f]" * 16
 
 _held: dict[Path, IO[str]] = {}
 """Locks on what this process uses: nobody removes it meanwhile."""
@@ -139,6 +138,11 @@ class Kept:
         """How many bytes of the disk it takes."""
         return size_of(self.path)
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether no checkout that is there can use it: not even this one."""
+        return self.path.name.endswith(PARTIAL) or not self.checkouts
+
     def take(self) -> None:
         """Note that this checkout uses it."""
         if str(CHECKOUT) not in self.checkouts:
@@ -187,10 +191,6 @@ def kept() -> list[Kept]:
     return [Kept(path) for path in sorted(directories) if not path.name.startswith("venv-")]
 
 
-def is_partial(entry: Kept) -> bool:
-    return entry.path.name.endswith(PARTIAL)
-
-
 def size_of(directory: Path) -> int:
     total = 0
     for path in directory.rglob("*"):
@@ -207,7 +207,7 @@ def _hold(path: Path) -> None:
 
 
 def _lock_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
+    return path.with_name(f".{final(path).name}.lock")
 
 
 @contextmanager

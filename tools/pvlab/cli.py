@@ -5,11 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from typing import Annotated, NoReturn
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from .cache import cache_dir
+from .cache import cache_dir, kept, size_of
 from .errors import LabError
 from .hypervisor import HYPERVISORS
 from .kernels import KERNELS, kernel
@@ -145,12 +148,52 @@ def list_kernels() -> None:
 
 
 @app.command()
-def clean() -> None:
+def status() -> None:
+    """Show what is in the cache: what for, how large, when it was used last, by how many checkouts.
+
+    What no checkout uses any more is stale: 'lab clean --stale' removes it.
+    """
+    table = Table("ARTEFACT", "WHAT FOR", "SIZE", "LAST USED", "CHECKOUTS", box=None)
+    total = 0
+    for entry in kept():
+        total += entry.size
+        table.add_row(
+            entry.path.name,
+            entry.what,
+            f"{entry.size / 1e6:,.0f} MB",
+            ago(time.time() - entry.last_used),
+            "stale" if entry.is_stale else str(len(entry.checkouts)),
+        )
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)
+    console.print(f"{total / 1e9:.1f} GB in {cache_dir()}")
+
+
+@app.command()
+def clean(
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Only what no checkout has a use for any more.")
+    ] = False,
+) -> None:
     """Remove the cache with all that was built."""
+    if stale:
+        entries = [entry for entry in kept() if entry.is_stale]
+        freed = sum(entry.size for entry in entries if entry.remove())
+        left = sum(entry.path.exists() for entry in entries)
+        say(f"removed {len(entries) - left} artefacts: {freed / 1e6:.0f} MB; {left} are in use")
+        return
     cache = cache_dir()
-    files = [path.lstat() for path in cache.rglob("*")]
+    freed = size_of(cache)
     shutil.rmtree(cache, ignore_errors=True)
-    say(f"removed {cache}: {sum(file.st_blocks for file in files) * 512 / 1e6:.0f} MB")
+    say(f"removed {cache}: {freed / 1e6:.0f} MB")
+
+
+def ago(seconds: float) -> str:
+    """How long it has been, in the largest unit of which there is one."""
+    for unit, name in (86400, "d"), (3600, "h"), (60, "min"):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f} {name}"
+    return "now"
 
 
 def main() -> None:
@@ -165,6 +208,6 @@ def main() -> None:
         signal.signal(number, end)
     try:
         app(prog_name="lab")
-    except LabError as error:
+    except (LabError, OSError) as error:
         say(str(error))
         sys.exit(LAB_FAILED)

@@ -66,6 +66,8 @@ class Lab:
         virtual_time_stops: bool = True,
         boot: bool = False,
     ) -> None:
+        if "\n" in append:
+            raise LabError("words for a kernel's command line have no line break in them")
         self._spec = Spec(
             kernel=kernel,
             vcpus=vcpus,

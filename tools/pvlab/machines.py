@@ -34,8 +34,7 @@ class Spec:
 
     def __str__(self) -> str:
         said = [self.kernel, f"{self.vcpus} vCPUs, {self.memory_mb} MB"]
-        said += [f"without {self.hypervisor}"] * (self.hypervisor == "none")
-        said += [f"on {self.host_kernel}"] * (self.hypervisor != "none")
+        said += ["emulated" if self.hypervisor == "none" else f"on {self.host_kernel}"]
         said += ["no PV-time"] * (not self.steal_time)
         said += ["its clocks go on while it is paused"] * (not self.virtual_time_stops)
         said += [self.append] * bool(self.append)

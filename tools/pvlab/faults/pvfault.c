@@ -9,7 +9,14 @@
 #include <linux/kprobes.h>
 #include <linux/kvm_host.h>
 #include <linux/module.h>
+#include <linux/version.h>
 #include <asm/kvm_emulate.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+#define CALL_HANDLER "kvm_hvc_call_handler"
+#else
+#define CALL_HANDLER "kvm_smccc_call_handler"
+#endif
 
 #define ANSWERS 8
 #define CONCURRENT 64	/* vCPUs that may be in a hypercall at once: one can sleep in PSCI */
@@ -77,7 +84,7 @@ static int hypercall_ends(struct kretprobe_instance *instance, struct pt_regs *r
 }
 
 static struct kretprobe answers = {
-	.kp.symbol_name = "kvm_hvc_call_handler",
+	.kp.symbol_name = CALL_HANDLER,
 	.entry_handler = hypercall_begins,
 	.handler = hypercall_ends,
 	.data_size = sizeof(struct hypercall),
