@@ -5,7 +5,32 @@ from collections.abc import Iterator
 
 import pytest
 
-from pvlab import progress
+from pvlab import lab, progress
+
+# In every run; the others, and these on other hosts, only with --matrix.
+KERNELS = ["stock-6.1", "stock-6.12", "claim-6.1"]
+SLOW_TO_BUILD = ["claim-6.12"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--matrix", action="store_true", help="on every kernel and host of the lab")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`machine`: what a guest is to be like. `kernel_name`: what the module is built against."""
+    matrix = metafunc.config.getoption("--matrix")
+    if "machine" in metafunc.fixturenames:
+        machines = [{"kernel": name} for name in KERNELS]
+        if matrix:
+            hosts = [each.name for each in lab.KERNELS.values() if each.hosts]
+            machines = [{"kernel": each.name} for each in lab.KERNELS.values() if each.bootable]
+            machines += [{"kernel": "stock-6.1", "host_kernel": name} for name in hosts[1:]]
+            machines.append({"kernel": "stock-6.1", "append": "nohz_full=1"})
+        ids = [" ".join(machine.values()) for machine in machines]
+        metafunc.parametrize("machine", machines, ids=ids)
+    if "kernel_name" in metafunc.fixturenames:
+        names = [name for name in lab.KERNELS if matrix or name not in SLOW_TO_BUILD]
+        metafunc.parametrize("kernel_name", names)
 
 
 @pytest.fixture(scope="session", autouse=True)

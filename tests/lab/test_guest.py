@@ -4,8 +4,6 @@
 import subprocess
 import threading
 
-import pytest
-
 from pvlab import Lab, progress
 
 SUITE = "timeout 600 python3 -m pytest -v -rs --color=no --durations=3 tests/guest"
@@ -38,9 +36,8 @@ def run_aloud(lab, command, timeout=660):
     return process.returncode
 
 
-@pytest.mark.parametrize("kernel", ["stock-6.1", "stock-6.12", "claim-6.1"])
-def test_guest_suite(kernel):
-    with Lab(kernel=kernel, vcpus=2) as lab:
+def test_guest_suite(machine):
+    with Lab(vcpus=2, **machine) as lab:
         for steal, choice in (0, "--ignore tests/guest/test_unharmed.py"), (40, "-k unharmed"):
             lab.steal(steal)
             assert run_aloud(lab, f"{SUITE} {choice}") == 0

@@ -39,6 +39,9 @@ StealOption = Annotated[
     int,
     typer.Option(min=0, max=90, help="Percentage of a busy vCPU's time that the host takes away."),
 ]
+StealAfterOption = Annotated[
+    float, typer.Option(min=0, help="Seconds after which the host begins to take it.")
+]
 HypervisorOption = Annotated[
     str, typer.Option(help=f"What serves the guest: {' or '.join(HYPERVISORS)} (plain emulation).")
 ]
@@ -67,6 +70,7 @@ def run(
     kernel_name: KernelOption = "stock-6.1",
     vcpus: VcpusOption = 2,
     steal: StealOption = 0,
+    steal_after: StealAfterOption = 0,
     hypervisor: HypervisorOption = "kvm",
     steal_time: StealTimeOption = True,
     load: LoadOption = False,
@@ -86,6 +90,7 @@ def run(
         kernel=kernel_name,
         vcpus=vcpus,
         steal=steal,
+        steal_after_s=steal_after,
         hypervisor=hypervisor,
         steal_time=steal_time,
         load=load,
@@ -108,6 +113,7 @@ def shell(
     kernel_name: KernelOption = "stock-6.1",
     vcpus: VcpusOption = 2,
     steal: StealOption = 0,
+    steal_after: StealAfterOption = 0,
     hypervisor: HypervisorOption = "kvm",
     steal_time: StealTimeOption = True,
     load: LoadOption = False,
@@ -121,6 +127,7 @@ def shell(
         kernel_name,
         vcpus,
         steal,
+        steal_after,
         hypervisor,
         steal_time,
         load,

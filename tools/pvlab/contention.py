@@ -16,8 +16,11 @@ HIGHEST = 90  # the kernel keeps 5 % for others, and the guest has to go on
 
 _START = """
 for cpu in $(seq {cpus}); do
-    chrt --deadline --sched-runtime {runtime} --sched-deadline {period} --sched-period {period} 0 \
-        sh -c 'while :; do :; done' >/dev/null 2>&1 </dev/null &
+    (
+        sleep {after_s}
+        exec chrt --deadline --sched-runtime {runtime} --sched-deadline {period} \
+            --sched-period {period} 0 sh -c 'while :; do :; done'
+    ) >/dev/null 2>&1 </dev/null &
     echo $!
 done
 """
@@ -31,8 +34,8 @@ class Contention:
         self._cpus = cpus
         self._loops: list[str] = []
 
-    def set(self, percent: int) -> None:
-        """Take about this much of the time of each CPU, until it is set anew."""
+    def set(self, percent: int, *, after_s: float = 0) -> None:
+        """Take about this much of the time of each CPU, in a while, until it is set anew."""
         if percent and not self._cpus:
             raise LabError("there is no hypervisor that could take time from the guest")
         if not 0 <= percent <= HIGHEST:
@@ -42,7 +45,10 @@ class Contention:
             self._loops = []
         if percent:
             start = _START.format(
-                cpus=self._cpus, runtime=PERIOD_NS * percent // 100, period=PERIOD_NS
+                cpus=self._cpus,
+                runtime=PERIOD_NS * percent // 100,
+                period=PERIOD_NS,
+                after_s=after_s,
             )
             self._loops = self._host.run(["sh", "-c", start]).stdout.split()
 

@@ -41,6 +41,7 @@ class Lab:
     kernel: the guest's, by its name in KERNELS
     vcpus: how many the guest has; more than the host has CPUs is fine
     steal: about how much of a busy vCPU's time the host takes away, in percent
+    steal_after_s: how many seconds later it begins to
     steal_time: whether the hypervisor offers PV-time to the guest
     hypervisor: by its name in HYPERVISORS; `none` is a guest under plain emulation
     host_kernel: the host's, by its name in KERNELS
@@ -57,6 +58,7 @@ class Lab:
         kernel: str = "stock-6.1",
         vcpus: int = 2,
         steal: int = 0,
+        steal_after_s: float = 0,
         steal_time: bool = True,
         hypervisor: str = "kvm",
         host_kernel: str = "stock-6.1",
@@ -79,6 +81,7 @@ class Lab:
             virtual_time_stops=virtual_time_stops,
         )
         self._steal = steal
+        self._steal_after_s = steal_after_s
         self._load = load
         self._boot = boot
         self._saved = count()
@@ -107,7 +110,7 @@ class Lab:
             self._memory = GuestMemory(self.host, self.qmp)
             self._hypercalls = HypercallFaults(self.host)
             self._contention = Contention(self.host, machines.host_cpus)
-            self.steal(self._steal)
+            self._contention.set(self._steal, after_s=self._steal_after_s)
             self._stack = stack.pop_all()
 
     def __exit__(self, *_: object) -> None:
