@@ -30,7 +30,7 @@ def test_is_built_once_for_the_same_inputs(tmp_path):
     first = cache.artefact("thing", ["a"], write)
     assert cache.artefact("thing", ["a"], pytest.fail) == first
     assert cache.artefact("thing", ["b"], write) != first
-    assert len(entries(tmp_path)) == 2
+    assert len(entries(tmp_path)) == 2  # this process may still use the first
 
 
 def test_a_changed_file_is_another_input(tmp_path):
@@ -98,16 +98,60 @@ def test_when_one_build_fails_none_is_begun_by_those_that_wait(monkeypatch):
     monkeypatch.setattr(prepare, "_prepare_kernel", lambda _: cache.artefact("t", [], slowly))
     began = time.monotonic()
     with pytest.raises(LabError, match="why it failed"):
-        prepare.prepare("one", "two")
+        prepare.prepare("one", "two", hosts=[])
     assert time.monotonic() - began < 10
 
 
-def test_what_was_not_used_for_long_goes_when_its_successor_comes(tmp_path, monkeypatch):
-    old = cache.artefact("thing", ["old"], write)
+def end_of_process():
+    """What this process used, nobody uses any more."""
+    while cache._held:
+        cache._held.popitem()[1].close()
+
+
+def test_what_is_replaced_goes(tmp_path):
+    cache.artefact("thing", ["old"], write)
+    end_of_process()
     new = cache.artefact("thing", ["new"], write)
-    assert entries(tmp_path) == sorted((old.name, new.name))
-    monkeypatch.setattr(cache, "UNUSED_AFTER_S", -1)
+    assert entries(tmp_path) == [new.name]
+
+
+def test_what_serves_another_purpose_stays(tmp_path):
+    one = cache.artefact("thing", ["one"], write, what="one")
+    end_of_process()
+    other = cache.artefact("thing", ["other"], write, what="other")
+    assert entries(tmp_path) == sorted((one.name, other.name))
+
+
+def test_what_another_checkout_uses_stays_until_that_is_gone(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "venv-elsewhere"
+    elsewhere.mkdir()
+    own = cache.CHECKOUT
+    monkeypatch.setattr(cache, "CHECKOUT", elsewhere)
+    theirs = cache.artefact("thing", ["theirs"], write)
+    monkeypatch.setattr(cache, "CHECKOUT", own)
+    assert cache.artefact("thing", ["theirs"], pytest.fail) == theirs
+    end_of_process()
+    ours = cache.artefact("thing", ["ours"], write)
+    assert theirs.exists()
+    elsewhere.rmdir()
+    end_of_process()
+    stale = [entry.path for entry in cache.kept() if entry.is_stale]
+    assert stale == [theirs]
+    assert all(cache.Kept(path).remove() for path in stale)
+    assert entries(tmp_path) == [ours.name]
+
+
+def test_what_another_process_uses_is_not_removed(tmp_path):
+    program = (
+        "import sys, time; from pvlab.cache import artefact\n"
+        "artefact('thing', ['old'], lambda d: None); print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as user:
+        assert user.stdout
+        user.stdout.readline()
+        cache.artefact("thing", ["new"], write)
+        assert len(entries(tmp_path)) == 2
+        user.kill()
+    end_of_process()
     newest = cache.artefact("thing", ["newest"], write)
-    assert newest.exists()
-    assert not old.exists()
-    assert not new.exists()
+    assert entries(tmp_path) == [newest.name]

@@ -7,6 +7,7 @@ import tarfile
 import pytest
 
 from pvlab import cache, kmod, payload
+from pvlab.cache import CHECKOUT
 from pvlab.kernels import kernel
 
 PACKAGE = "./usr/local/lib/python3.11/dist-packages/guestpv/names.py"
@@ -18,10 +19,10 @@ GUEST_TEST = "./root/tests/guest/conftest.py"
 def checkout(tmp_path, monkeypatch):
     """A copy of the checkout that is taken for the checkout."""
     for part in "guestpv", "kmod", "tests/guest":
-        shutil.copytree(cache.CHECKOUT / part, tmp_path / part)
+        shutil.copytree(CHECKOUT / part, tmp_path / part)
     for part in "pyproject.toml", "README.md", "LICENSE":
-        shutil.copy(cache.CHECKOUT / part, tmp_path)
-    for module in kmod, payload:
+        shutil.copy(CHECKOUT / part, tmp_path)
+    for module in kmod, payload, cache:
         monkeypatch.setattr(module, "CHECKOUT", tmp_path)
     return tmp_path
 

@@ -93,5 +93,5 @@ def _removed_if_useless(place: Path | None) -> Iterator[Path]:
     try:
         yield place
     except LabError:
-        Kept(place).remove()
+        Kept(place).discard()
         raise

@@ -156,9 +156,16 @@ class Kept:
         else:
             self.remove()
 
+    def discard(self) -> None:
+        """Remove it though this process uses it, unless another does."""
+        if lock := _held.pop(self.path, None):
+            lock.close()
+        self.remove()
+
     def remove(self) -> bool:
         """Remove it, unless it is in use; return whether it is gone."""
-        _held.pop(self.path, None)
+        if self.path in _held:
+            return False
         lock = _lock_of(self.path)
         with lock.open("w") as file:
             try:
