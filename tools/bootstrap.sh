@@ -43,10 +43,11 @@ install_packages() {
 }
 
 install_environment() {
+	# Its programs have its place in them, so in a cache that was copied it is made anew.
 	# Debian's own Python, since the guests' is the same: byte code made here is valid there.
 	local key started=$SECONDS
 	key=$(cd "$checkout" && find pyproject.toml guestpv kmod/uapi -name '*.toml' -o -name '*.[ch]' | sort |
-		xargs sha256sum | sha256sum)
+		xargs sha256sum | sha256sum)$venv
 	! installed "$key" || return 0
 
 	say "installing the Python environment"
@@ -54,7 +55,7 @@ install_environment() {
 	(
 		flock 9
 		! installed "$key" || exit 0
-		[[ -e $venv/key ]] || /usr/bin/python3 -m venv --clear "$venv"
+		[[ $(cat "$venv/key" 2>/dev/null) == *"$venv" ]] || /usr/bin/python3 -m venv --clear "$venv"
 		"$python" -m pip -qq install 'setuptools>=77' >&2
 		"$python" -m pip -qq install --no-build-isolation -e "$checkout[lab,test,lint]" >&2
 		printf %s "$key" >"$venv/key"

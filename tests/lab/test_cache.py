@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The lab's cache: what is in it is whole."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -155,3 +156,18 @@ def test_what_another_process_uses_is_not_removed(tmp_path):
     end_of_process()
     newest = cache.artefact("thing", ["newest"], write)
     assert entries(tmp_path) == [newest.name]
+
+
+def test_what_is_bound_to_its_place_is_made_anew_in_a_copied_cache(tmp_path, monkeypatch):
+    made = cache.artefact("thing", [], write, is_bound=True)
+    free = cache.artefact("free", [], write)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in made, free:
+        shutil.copytree(path, copy / path.name)
+    monkeypatch.setenv("GUESTPV_CACHE", str(copy))
+    places = []
+    assert cache.artefact("free", [], pytest.fail) == copy / free.name
+    assert cache.artefact("thing", [], places.append, is_bound=True) == copy / made.name
+    assert len(places) == 1
+    assert cache.artefact("thing", [], pytest.fail, is_bound=True) == copy / made.name

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -54,6 +53,7 @@ def artefact(
     *,
     what: str = "",
     doing: str = "",
+    is_bound: bool = False,
 ) -> Path:
     """The directory that `build` fills, built unless it is there already.
 
@@ -62,8 +62,12 @@ def artefact(
 
     what: what it is for, where that is not all in the name; it takes the place of those alike
     doing: what is said while it is built
+    is_bound: whether it is of no use at another place, in a cache that was copied
     """
-    if complete := found(name, inputs):
+    complete = found(name, inputs)
+    if complete and is_bound and Kept(complete).made_at != str(complete):
+        Kept(complete).discard()
+    elif complete:
         return complete
     complete = cache_dir() / f"{name}-{digest(*inputs)}"
     with _locked(complete):
@@ -74,7 +78,7 @@ def artefact(
             try:
                 with step(doing or f"building {name}"):
                     build(partial)
-                about = {"what": what, "checkouts": [str(CHECKOUT)], "made": time.time()}
+                about = {"what": what, "checkouts": [str(CHECKOUT)], "made_at": str(complete)}
                 (partial / ABOUT).write_text(json.dumps(about))
                 partial.rename(complete)
             finally:
@@ -128,6 +132,11 @@ class Kept:
         return (
             [str(path) for path in paths if Path(path).exists()] if isinstance(paths, list) else []
         )
+
+    @property
+    def made_at(self) -> str:
+        """Where it was when it was made."""
+        return str(self._about().get("made_at", ""))
 
     @property
     def last_used(self) -> float:

@@ -35,7 +35,8 @@ class Kernel:
 
     def directory(self) -> Path:
         """Where it is, made now if it is not there yet."""
-        return artefact(f"kernel-{self.name}", self.recipe, self.build)
+        # The programs that come with Debian's headers have their place in them: see headers.py.
+        return artefact(f"kernel-{self.name}", self.recipe, self.build, is_bound=True)
 
     @property
     def release(self) -> str:
