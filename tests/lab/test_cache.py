@@ -84,6 +84,21 @@ def test_two_that_want_the_same_build_it_once(tmp_path):
     assert len(builds) == 1
 
 
+def test_who_waits_for_a_build_does_not_wait_for_the_end_of_who_built_it(tmp_path):
+    program = (
+        "import time; from pvlab.cache import artefact\n"
+        "def build(d): print(flush=True); time.sleep(0.5)\n"
+        "artefact('thing', [], build); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as builder:
+        assert builder.stdout
+        builder.stdout.readline()
+        began = time.monotonic()
+        cache.artefact("thing", [], pytest.fail)
+        assert time.monotonic() - began < 20
+        builder.kill()
+
+
 def test_when_one_build_fails_none_is_begun_by_those_that_wait(monkeypatch):
     begun = threading.Event()
 

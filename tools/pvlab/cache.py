@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -70,8 +71,8 @@ def artefact(
     elif complete:
         return complete
     complete = cache_dir() / f"{name}-{digest(*inputs)}"
-    with _locked(complete):
-        if not complete.exists():
+    with _to_be_built(complete) as is_ours:
+        if is_ours:
             partial = complete.with_name(complete.name + PARTIAL)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
@@ -227,11 +228,21 @@ def _lock_of(path: Path) -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _to_be_built(path: Path) -> Iterator[bool]:
+    """Wait until nobody else builds it; whether it is not there yet, and so ours to build.
+
+    Not for the lock as such: whoever has built it holds on to it for as long as it is used.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
+    while not path.exists():
         with _lock_of(path).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if os.fstat(lock.fileno()).st_nlink:  # else it went with what it was the lock of
-                yield
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.1)
+                continue
+            # Else the lock went with what it was the lock of, or somebody was quicker.
+            if os.fstat(lock.fileno()).st_nlink and not path.exists():
+                yield True
                 return
+    yield False
