@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from pvlab import Lab, LabError
+from pvlab import Lab, LabError, equipment
 from pvlab.faults import hypercalls
-from pvlab.kernels import kernel
+from pvlab.kernels import KERNELS, kernel
 
 ARCH_FEATURES, PV_TIME_FEATURES, PV_TIME_ST = 0x80000001, 0xC5000020, 0xC5000021
 UNDEFINED = 0xC500003F
@@ -49,14 +49,16 @@ def modules(lab):
     return lab.host.run(["cat", "/proc/modules"]).stdout
 
 
-def test_the_hosts_module_builds_without_a_warning():
-    assert hypercalls.module(kernel("stock-6.1")).warnings() == []
+@pytest.mark.parametrize("host", [each.name for each in KERNELS.values() if each.hosts])
+def test_the_hosts_modules_build_without_a_warning(host):
+    assert hypercalls.module(kernel(host)).warnings() == []
+    assert equipment.wake(kernel(host)).warnings() == []
 
 
-def test_checkpatch_finds_nothing_in_it():
+def test_checkpatch_finds_nothing_in_them():
     script = kernel("claim-6.1").directory() / "build/scripts/checkpatch.pl"
     options = ["--no-tree", "--strict", "--terse", "--max-line-length=100", "--file"]
-    files = sorted(hypercalls.HERE.glob("*.c"))
+    files = [*hypercalls.HERE.glob("*.c"), *equipment.WAKE.glob("*.c")]
     checked = subprocess.run([script, *options, *files], capture_output=True, text=True)
     assert (checked.stdout + checked.stderr, checked.returncode) == ("", 0)
 

@@ -9,14 +9,7 @@
 #include <linux/kprobes.h>
 #include <linux/kvm_host.h>
 #include <linux/module.h>
-#include <linux/version.h>
 #include <asm/kvm_emulate.h>
-
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
-#define CALL_HANDLER "kvm_hvc_call_handler"
-#else
-#define CALL_HANDLER "kvm_smccc_call_handler"
-#endif
 
 #define ANSWERS 8
 #define CONCURRENT 64	/* vCPUs that may be in a hypercall at once: one can sleep in PSCI */
@@ -83,8 +76,10 @@ static int hypercall_ends(struct kretprobe_instance *instance, struct pt_regs *r
 	return 0;
 }
 
+/* What KVM calls it since 6.4, and before. */
+static const char * const handlers[] = { "kvm_smccc_call_handler", "kvm_hvc_call_handler" };
+
 static struct kretprobe answers = {
-	.kp.symbol_name = CALL_HANDLER,
 	.entry_handler = hypercall_begins,
 	.handler = hypercall_ends,
 	.data_size = sizeof(struct hypercall),
@@ -132,8 +127,12 @@ static struct kprobe *probes[] = { &updates, &resets };
 
 static int __init pvfault_init(void)
 {
-	int error = register_kretprobe(&answers);
+	int error = -ENOENT;
 
+	for (int i = 0; error == -ENOENT && i < ARRAY_SIZE(handlers); i++) {
+		answers.kp.symbol_name = handlers[i];
+		error = register_kretprobe(&answers);
+	}
 	if (error)
 		return error;
 	error = register_kprobes(probes, ARRAY_SIZE(probes));
