@@ -2,13 +2,11 @@
 """Tests that boot machines take a while: what the lab does meanwhile is shown, not captured."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from pvlab import lab, progress
 
-HERE = Path(__file__).parent
 # In every run; the others, and these on other hosts, only with --matrix.
 KERNELS = ["stock-6.1", "stock-6.12", "claim-6.1"]
 SLOW_TO_BUILD = ["claim-6.12"]
@@ -33,15 +31,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kernel_name" in metafunc.fixturenames:
         names = [name for name in lab.KERNELS if matrix or name not in SLOW_TO_BUILD]
         metafunc.parametrize("kernel_name", names)
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What may run side by side: the tests of a file share a lab, but not the suites in guests."""
-    for item in items:
-        if item.path.parent == HERE:
-            group = item.name if item.path.name == "test_guest.py" else item.path.name
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)

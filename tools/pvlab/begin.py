@@ -12,12 +12,17 @@ from pathlib import Path
 
 from . import proof, saved
 from .cache import Kept
-from .errors import LabError, NotReadyError
+from .errors import LabError, NotReadyError, RefusedError
+from .machine import NO_MONITOR
 from .machines import Machines
 from .progress import say, step
 from .saved import Saved
 
 Way = Callable[[Machines, Saved], None]
+
+
+# How it shows that what goes on is not what was saved: also by answers that make no sense.
+_UNSOUND = (LabError, *NO_MONITOR, ValueError, IndexError)
 
 
 class _NothingSavedError(Exception):
@@ -31,7 +36,9 @@ def begin(attempt: Callable[[Way], None], *, boot: bool) -> None:
             return attempt(way)
         except _NothingSavedError:
             continue
-        except LabError as error:
+        except RefusedError:
+            raise
+        except _UNSOUND as error:
             say(f"{error}\nlab: that saved machine is of no use, and is removed")
     try:
         attempt(_boot)
@@ -92,6 +99,8 @@ def _removed_if_useless(place: Path | None) -> Iterator[Path]:
         raise _NothingSavedError
     try:
         yield place
-    except LabError:
+    except RefusedError:
+        raise
+    except _UNSOUND:
         Kept(place).discard()
         raise

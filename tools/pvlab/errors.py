@@ -8,3 +8,7 @@ class LabError(Exception):
 
 class NotReadyError(LabError):
     """A machine runs, and has not done in time what it is to do first of all."""
+
+
+class RefusedError(LabError):
+    """A machine works, and refused what it was asked to do: to begin anew would not help."""

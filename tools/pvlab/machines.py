@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from . import account
 from .console import Console
-from .errors import LabError
+from .errors import LabError, RefusedError
 from .hypervisor import HYPERVISORS, Wanted
 from .initrd import initrd
 from .kernels import kernel
@@ -100,7 +100,9 @@ class Machines:
         self.guest.tell(f"{UNPACK} && {WARM_PACKAGE}; true")
         if load:
             with step("loading the module"):
-                self.guest.tell("guestpv load")
+                done = self.guest.run(["guestpv", "load"])
+            if done.returncode != 0:
+                raise RefusedError(done.stderr.strip())
 
     def admit(self) -> None:
         """Let this run in, at all of them."""
