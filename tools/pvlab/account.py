@@ -6,6 +6,7 @@ the guest's QEMU starts account.sh on the host for it. Every command in the gues
 in its environment.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,5 @@ def offered(command: Sequence[str]) -> str:
 
 def parse(said: str) -> list[int]:
     """What it says, in the order of the vCPUs."""
-    lines = (line.split() for line in said.splitlines())
-    by_vcpu = {int(vcpu): int(run_delay_ns) for vcpu, run_delay_ns in lines}
+    by_vcpu = {int(vcpu): int(ns) for vcpu, ns in re.findall(r"^(\d+) (\d+)$", said, re.MULTILINE)}
     return [by_vcpu[vcpu] for vcpu in sorted(by_vcpu)]

@@ -40,7 +40,10 @@ def counts(machines: Machines) -> Counts | None:
     values = [int(value, 16) for value in re.findall(r" (0x[0-9a-f]{16})", said)]
     # By the console, which is quicker than ssh.
     true = account.parse(machines.host.tell(shlex.join(machines.account)))
-    return Counts(values[1::WORDS_APART], true, time.monotonic_ns() - began)
+    told = values[1::WORDS_APART]
+    if not len(told) == len(true) == machines.guest.cpus:
+        raise LabError(f"guest: counts of {len(told)} and {len(true)} of its vCPUs were read")
+    return Counts(told, true, time.monotonic_ns() - began)
 
 
 def prove(before: Counts | None, after: Counts | None) -> None:
