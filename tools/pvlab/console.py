@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,7 @@ class Console:
         self.name = name
         self.log = directory / f"{name}.console"
         self._socket = directory / f"{name}.tty"
+        self._one_at_a_time = threading.Lock()
 
     def chardev(self, id: str) -> str:
         """The character device by which a QEMU on this machine offers it."""
@@ -63,7 +65,7 @@ class Console:
         answer = re.compile(
             rf"lab: {token} begins\r?\n(.*?)lab: {token} ended with (\d+)\r?\n", re.DOTALL
         )
-        with self._connect(deadline) as connection:
+        with self._one_at_a_time, self._connect(deadline) as connection:
             connection.sendall(line.encode())
             connection.setblocking(False)
             while not (found := answer.search(self.text)):
