@@ -21,9 +21,8 @@ from pvlab.cache import cache_dir
 PLAIN = ["--hypervisor", "none"]
 """Of all machines the one that boots soonest."""
 
-LAB = [sys.executable, "-m", "pvlab"]
-RUN = [*LAB, "run", *PLAIN]
-GOES_ON, AS_BOOTED, BOOTS = "going on with", ", as booted …", "lab: booting"
+RUN = [sys.executable, "-m", "pvlab", "run", *PLAIN]
+AS_BOOTED, BOOTS = ", as booted …", "lab: booting"
 
 
 class Layer:
