@@ -136,18 +136,19 @@ class History:
         time_ns = self.interval_ns * len(known)
 
         compared = known[self.kernel.known[known]]
-        run_ns = _sum(self.kernel.run_ns, compared)
+        ran = known[self.kernel.run_known[known]]
+        run_ns = _sum(self.kernel.run_ns, ran)
         procstat_ns = _sum(self.kernel.steal_ns, compared)
         compared_ns = self.interval_ns * len(compared)
-        compared_stolen_ns = _sum(self.stolen_ns, compared)
-        demand_ns = (run_ns or 0) + (compared_stolen_ns or 0)
+        ran_stolen_ns = _sum(self.stolen_ns, ran)
+        demand_ns = (run_ns or 0) + (ran_stolen_ns or 0)
 
         worst = self.worst_percent[rows]
         return Figures(
             stolen_ns=_sum(self.rows["stolen_ns"], valid),
             interval_stolen_ns=stolen_ns,
             stolen_percent=_percent(stolen_ns, time_ns),
-            demand_stolen_percent=_percent(compared_stolen_ns, demand_ns),
+            demand_stolen_percent=_percent(ran_stolen_ns, demand_ns),
             worst_percent=None if np.isnan(worst).all() else float(np.nanmax(worst)),
             restarts=int(self.restarts[rows].sum()),
             interval_run_ns=run_ns,

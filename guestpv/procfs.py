@@ -2,15 +2,17 @@
 """/proc/stat as the source, where there is no PV-time: the kernel's figure, in its ticks."""
 
 import time
+from collections.abc import Sequence
 from operator import index
 from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
 
+from guestpv.cpulist import CpuList, listed
 from guestpv.errors import NoSourceError, NoSuchCpuError, StructureError
 from guestpv.layout import State
-from guestpv.procstat import TICK_NS, accounts
+from guestpv.procstat import TICK_NS, Accounts, parse
 from guestpv.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
 
 POSSIBLE = "/sys/devices/system/cpu/possible"
@@ -21,14 +23,16 @@ class ProcfsReader(Reader):
 
     There is no structure, so revision and attributes are 0, and the origin is NONE.
 
-    A CPU that is offline has no line, so its row is ABSENT and not valid. After a hotplug a count
+    A CPU that is offline has no line, so its row is ABSENT and not valid. One whose figure can't be
+    (negative, or of centuries) is ONLINE and not valid. After a hotplug a count
     may be lower than before, and nothing here says so.
     """
 
     def __init__(self, path: str = "/proc/stat", possible: str = POSSIBLE) -> None:
         """Raises NoSourceError if the kernel does not show its account here."""
         try:
-            self._cpus = _cpus(Path(possible).read_text())
+            ranges = CpuList.parse(Path(possible).read_text()).ranges
+            self._cpus = tuple(cpu for cpus in ranges for cpu in cpus)
             Path(path).read_bytes()
         except OSError as error:
             raise NoSourceError(
@@ -63,13 +67,21 @@ class ProcfsReader(Reader):
         if nr not in self._cpus:
             raise NoSuchCpuError(
                 f"cpu{nr}: no such CPU",
-                f"The possible CPUs are {self._cpus[0]} to {self._cpus[-1]}",
+                f"The possible CPUs are {listed(self._cpus)}",
                 "use one of them",
             )
-        row = accounts((nr,), self._path)[0]
+        row = self._accounts((nr,))[0]
         if not row["present"]:
             raise StructureError(
-                f"cpu{nr}: no stolen time", f"{self._path} has no line for it", "take it online"
+                f"cpu{nr}: no stolen time",
+                f"{self._path} has no whole line for it",
+                "take it online, if it is not",
+            )
+        if not row["steal_known"]:
+            raise StructureError(
+                f"cpu{nr}: no stolen time",
+                f"{self._path} has none for it, or one that can't be",
+                "where there is PV-time, the hypervisor's own count can be read: --source device",
             )
         return int(row["steal_ns"])
 
@@ -78,14 +90,23 @@ class ProcfsReader(Reader):
         rows = np.empty(len(self._cpus), SNAPSHOT) if out is None else out
         check_rows(rows, len(self._cpus))
         now = time.monotonic_ns()
-        account = accounts(self._cpus, self._path)
+        account = self._accounts(self._cpus)
         rows[...] = np.zeros(1, rows.dtype)
         rows["cpu"] = self._cpus
         rows["state"] = np.where(account["present"], State.ONLINE, State.ABSENT)
-        rows["valid"] = account["present"]
+        rows["valid"] = account["steal_known"]
         rows["stolen_ns"] = account["steal_ns"]
         rows["monotonic_ns"] = now
         return rows
+
+    def _accounts(self, cpus: Sequence[int]) -> Accounts:
+        """Raises NoSourceError: that it can't be read does not say that no CPU is there."""
+        try:
+            return parse(cpus, Path(self._path).read_bytes())
+        except OSError as error:
+            raise NoSourceError(
+                f"{self._path}: not read", error.strerror or str(error), "try again"
+            ) from error
 
     def close(self) -> None:
         self._closed = True
@@ -93,12 +114,3 @@ class ProcfsReader(Reader):
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the reader is closed")
-
-
-def _cpus(possible: str) -> tuple[int, ...]:
-    """The CPU numbers of a list as in ``0-3,8``."""
-    cpus: list[int] = []
-    for part in possible.strip().split(","):
-        first, _, last = part.partition("-")
-        cpus += range(int(first), int(last or first) + 1)
-    return tuple(cpus)

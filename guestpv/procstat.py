@@ -11,21 +11,28 @@ import numpy.typing as npt
 ACCOUNT = np.dtype(
     [
         ("present", np.bool_),
+        ("run_known", np.bool_),
+        ("steal_known", np.bool_),
         ("run_ns", np.int64),
         ("interrupts_ns", np.int64),
         ("steal_ns", np.int64),
         ("slack_ns", np.int64),
     ]
 )
-"""One CPU: whether /proc/stat lists it (not while it is offline), the time for which it ran
-something, how much of that went to interrupts, and the time that was stolen from it, all in whole
-ticks; and how far the latter may be from a count that was read just before, because time was
-stolen between."""
+"""One CPU: whether /proc/stat lists it (not while it is offline), and which figures are known (not
+one that can't be: negative, or of centuries, as of a kernel that lost its baseline); the time for
+which it ran something, how much of that went to interrupts, and the time that was stolen from it,
+all in whole ticks and 0 where they are not known; and how far the latter may be from a count that
+was read just before, because time was stolen between."""
 
 Accounts = npt.NDArray[np.void]
 """An array of ACCOUNT rows."""
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+_COLUMNS_BEFORE_STEAL = 7
+_MOST_NS = np.iinfo(np.int64).max
+_MOST_DIGITS = len(str(_MOST_NS))
 
 _TOLERANCE_NS = 3 * TICK_NS
 _TOLERANCE = 0.05
@@ -33,22 +40,51 @@ _TOLERANCE = 0.05
 
 def accounts(cpus: Sequence[int], path: str = "/proc/stat") -> Accounts:
     """A row for each of *cpus*; none is present where /proc/stat can't be read."""
+    try:
+        return parse(cpus, Path(path).read_bytes())
+    except OSError:
+        return no_accounts(cpus)
+
+
+def parse(cpus: Sequence[int], stat: bytes) -> Accounts:
+    """A row for each of *cpus*, from the content of /proc/stat (proc_stat(5)).
+
+    Container file systems serve a /proc/stat of their own, and not each is like the kernel's: lines
+    that are not whole are left out, and so are CPUs that are not asked for.
+    """
     rows = no_accounts(cpus)
     row_of = {b"cpu%d" % cpu: row for row, cpu in enumerate(cpus)}
-    try:
-        lines = Path(path).read_bytes().splitlines()
-    except OSError:
-        return rows
-    for line in lines:
-        if not line.startswith(b"cpu"):
+    for line in stat.split(b"\n")[:-1]:  # what no newline ends was cut off
+        name, *fields = line.split() or [b""]
+        if name and not name.startswith(b"cpu"):
             break
-        name, *ticks = line.split()
-        if (row := row_of.get(name)) is not None:
-            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, ticks[:8])
-            interrupts = irq + softirq
-            run = user + nice + system + interrupts  # the time of own guests is in user
-            rows[row] = (True, run * TICK_NS, interrupts * TICK_NS, steal * TICK_NS, 0)
+        row = row_of.get(name)
+        if row is None or len(fields) < _COLUMNS_BEFORE_STEAL or not all(map(_is_number, fields)):
+            continue
+        user, nice, system, _idle, _iowait, irq, softirq, *more = map(_ticks_ns, fields)
+        parts = user, nice, system, irq, softirq  # the time of own guests is in user
+        steal_ns = more[0] if more else None  # before Linux 2.6.11, and in some containers
+        rows[row]["present"] = True
+        if None not in parts and (run_ns := sum(filter(None, parts))) <= _MOST_NS:
+            rows[row]["run_known"] = True
+            rows[row]["run_ns"] = run_ns
+            rows[row]["interrupts_ns"] = (irq or 0) + (softirq or 0)
+        if steal_ns is not None:
+            rows[row]["steal_known"] = True
+            rows[row]["steal_ns"] = steal_ns
     return rows
+
+
+def _is_number(field: bytes) -> bool:
+    return field.removeprefix(b"-").isdigit()
+
+
+def _ticks_ns(field: bytes) -> int | None:
+    """Nanoseconds; None if no CPU can have so many."""
+    if len(field) > _MOST_DIGITS or not field.isdigit():
+        return None
+    ns = int(field) * TICK_NS
+    return ns if ns <= _MOST_NS else None
 
 
 def no_accounts(cpus: Sequence[int]) -> Accounts:
@@ -69,7 +105,9 @@ class KernelAccount:
         self.run_ns = np.zeros(n, np.int64)
         """Ran something in the last interval."""
         self.known = np.zeros(n, np.bool_)
-        """Whether the CPU was there at both ends of the last interval."""
+        """Whether steal_ns is: it was at both ends of the last interval."""
+        self.run_known = np.zeros(n, np.bool_)
+        """Whether run_ns is."""
         self._last = first
         # Since the comparison began, which is afresh after an interval that can't be compared:
         self._kernel_sum = np.zeros(n, np.int64)
@@ -87,9 +125,10 @@ class KernelAccount:
         Where the count is *broken* (it restarted, or was unknown at one end), the CPU is compared
         afresh: what was stolen between is not known.
         """
-        self.known = now["present"] & self._last["present"]
+        self.known = now["steal_known"] & self._last["steal_known"]
+        self.run_known = now["run_known"] & self._last["run_known"]
         self.steal_ns = np.where(self.known, now["steal_ns"] - self._last["steal_ns"], 0)
-        self.run_ns = np.where(self.known, now["run_ns"] - self._last["run_ns"], 0).clip(0)
+        self.run_ns = np.where(self.run_known, now["run_ns"] - self._last["run_ns"], 0).clip(0)
         self._last = now
         afresh = broken | ~self.known
         self._kernel_sum = np.where(afresh, 0, self._kernel_sum + self.steal_ns)

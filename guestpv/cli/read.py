@@ -38,7 +38,7 @@ def read(
 
 
 def _write_record(source: Source, rows: Snapshot, kernel: Accounts) -> None:
-    steals = [int(account["steal_ns"]) if account["present"] else None for account in kernel]
+    steals = [int(account["steal_ns"]) if account["steal_known"] else None for account in kernel]
     write(
         "guestpv.read/1",
         {
@@ -56,7 +56,7 @@ def _write_record(source: Source, rows: Snapshot, kernel: Accounts) -> None:
 def _total(rows: Snapshot, kernel: Accounts) -> dict[str, int | None]:
     """The sums of what is known, and None where nothing is."""
     counts = rows["stolen_ns"][rows["valid"]].tolist()  # NumPy's sum would end at 64 bits
-    steals = kernel["steal_ns"][kernel["present"]].tolist()
+    steals = kernel["steal_ns"][kernel["steal_known"]].tolist()
     return {
         "stolen_ns": sum(counts) if counts else None,
         "procstat_steal_ns": sum(steals) if steals else None,
@@ -85,7 +85,7 @@ def _print_table(source: Source, rows: Snapshot, kernel: Accounts) -> None:
             str(row["cpu"]),
             name_of(State, row["state"]),
             seconds(row["stolen_ns"] if row["valid"] else None, 9),
-            seconds(account["steal_ns"] if account["present"] else None, 2),
+            seconds(account["steal_ns"] if account["steal_known"] else None, 2),
             str(row["epoch"]),
             objection(row) or name_of(Origin, row["origin"]),
         )

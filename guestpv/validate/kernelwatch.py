@@ -31,7 +31,7 @@ class KernelWatch:
         """Look now. The first sample is the first that was taken when things had *settled*."""
         before, self.last = self.last.kernel, self._sample()
         now = self.last.kernel
-        both = now["present"] & before["present"]
+        both = now["steal_known"] & before["steal_known"]
         lost = np.where(both, before["steal_ns"] - now["steal_ns"], 0)
         self.backwards_ns = np.maximum(self.backwards_ns, lost)
         if settled and not self._settled:

@@ -55,7 +55,8 @@ def watched(machine):
 def accounted(machine):
     """As watched, where the kernel keeps its account, too."""
     watched = Watched(machine)
-    watched.kernel["present"] = True
+    for flag in "present", "run_known", "steal_known":
+        watched.kernel[flag] = True
     watched.history = History(watched.snapshot(), watched.kernel.copy())
     with watched.reader:
         yield watched
@@ -269,7 +270,7 @@ def test_unknown_revision_is_compared_afresh(accounted):
 
 
 def test_cpu_without_a_line_in_procstat_is_not_compared(accounted):
-    accounted.kernel["present"][0] = False
+    accounted.kernel[0] = no_accounts((0,))[0]
     accounted.machine.steal(0, SECOND)
     accounted.tick()
     assert accounted.figures(0).procstat_percent is None

@@ -56,3 +56,26 @@ def test_this_machine_says_what_it_is_and_how_coarse():
 def test_without_proc_it_says_so(tmp_path):
     with pytest.raises(guestpv.NoSourceError, match="mount"):
         ProcfsReader(str(tmp_path / "stat"))
+
+
+def test_a_count_that_cannot_be_is_flagged_and_refused(tmp_path):
+    with reader(tmp_path, {0: 1844674407270, 1: 5}, "0-1") as procfs:
+        assert procfs.snapshot()["valid"].tolist() == [False, True]
+        assert (procfs.snapshot()["state"] == State.ONLINE).all()
+        with pytest.raises(guestpv.StructureError, match="can't be"):
+            procfs.read(0)
+        assert procfs.stolen_ns(1) == 5 * TICK_NS
+
+
+def test_a_file_that_cannot_be_read_any_more_does_not_say_that_no_cpu_is_there(tmp_path):
+    with reader(tmp_path, {0: 5}, "0") as procfs:
+        (tmp_path / "stat").unlink()
+        for read in procfs.snapshot, lambda: procfs.read(0):
+            with pytest.raises(guestpv.NoSourceError, match="not read"):
+                read()
+
+
+def test_possible_cpus_with_holes_are_named_as_they_are(tmp_path):
+    with reader(tmp_path, {0: 5}, "0-1,4") as procfs, pytest.raises(guestpv.NoSuchCpuError) as no:
+        procfs.read(2)
+    assert "0-1,4" in str(no.value)
