@@ -135,7 +135,7 @@ class History:
         stolen_ns = _sum(self.stolen_ns, known)
         time_ns = self.interval_ns * len(known)
 
-        compared = known[self.kernel.known[known]]
+        compared = known[self.kernel.steal_known[known]]
         ran = known[self.kernel.run_known[known]]
         run_ns = _sum(self.kernel.run_ns, ran)
         procstat_ns = _sum(self.kernel.steal_ns, compared)

@@ -24,8 +24,8 @@ class ProcfsReader(Reader):
     There is no structure, so revision and attributes are 0, and the origin is NONE.
 
     A CPU that is offline has no line, so its row is ABSENT and not valid. One whose figure can't be
-    (negative, or of centuries) is ONLINE and not valid. After a hotplug a count
-    may be lower than before, and nothing here says so.
+    (negative, or of centuries) is ONLINE and not valid. After a hotplug a count may be lower than
+    before, and nothing here says so.
     """
 
     def __init__(self, path: str = "/proc/stat", possible: str = POSSIBLE) -> None:

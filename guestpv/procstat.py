@@ -61,17 +61,12 @@ def parse(cpus: Sequence[int], stat: bytes) -> Accounts:
         row = row_of.get(name)
         if row is None or len(fields) < _COLUMNS_BEFORE_STEAL or not all(map(_is_number, fields)):
             continue
-        user, nice, system, _idle, _iowait, irq, softirq, *more = map(_ticks_ns, fields)
-        parts = user, nice, system, irq, softirq  # the time of own guests is in user
-        steal_ns = more[0] if more else None  # before Linux 2.6.11, and in some containers
-        rows[row]["present"] = True
-        if None not in parts and (run_ns := sum(filter(None, parts))) <= _MOST_NS:
-            rows[row]["run_known"] = True
-            rows[row]["run_ns"] = run_ns
-            rows[row]["interrupts_ns"] = (irq or 0) + (softirq or 0)
-        if steal_ns is not None:
-            rows[row]["steal_known"] = True
-            rows[row]["steal_ns"] = steal_ns
+        user, nice, system, _idle, _iowait, irq, softirq, *more = fields
+        run_ns = _sum_ns((user, nice, system, irq, softirq))  # the time of own guests is in user
+        interrupts_ns = None if run_ns is None else _sum_ns((irq, softirq))
+        steal_ns = _sum_ns(more[:1]) if more else None  # some containers have no column for it
+        known = run_ns is not None, steal_ns is not None
+        rows[row] = (True, *known, run_ns or 0, interrupts_ns or 0, steal_ns or 0, 0)
     return rows
 
 
@@ -79,11 +74,11 @@ def _is_number(field: bytes) -> bool:
     return field.removeprefix(b"-").isdigit()
 
 
-def _ticks_ns(field: bytes) -> int | None:
-    """Nanoseconds; None if no CPU can have so many."""
-    if len(field) > _MOST_DIGITS or not field.isdigit():
+def _sum_ns(ticks: Sequence[bytes]) -> int | None:
+    """Nanoseconds of them together; None if no CPU can have so many."""
+    if not all(field.isdigit() and len(field) <= _MOST_DIGITS for field in ticks):
         return None
-    ns = int(field) * TICK_NS
+    ns = sum(map(int, ticks)) * TICK_NS
     return ns if ns <= _MOST_NS else None
 
 
@@ -104,7 +99,7 @@ class KernelAccount:
         """Stolen in the last interval; negative where the kernel's count ran backwards."""
         self.run_ns = np.zeros(n, np.int64)
         """Ran something in the last interval."""
-        self.known = np.zeros(n, np.bool_)
+        self.steal_known = np.zeros(n, np.bool_)
         """Whether steal_ns is: it was at both ends of the last interval."""
         self.run_known = np.zeros(n, np.bool_)
         """Whether run_ns is."""
@@ -125,12 +120,12 @@ class KernelAccount:
         Where the count is *broken* (it restarted, or was unknown at one end), the CPU is compared
         afresh: what was stolen between is not known.
         """
-        self.known = now["steal_known"] & self._last["steal_known"]
+        self.steal_known = now["steal_known"] & self._last["steal_known"]
         self.run_known = now["run_known"] & self._last["run_known"]
-        self.steal_ns = np.where(self.known, now["steal_ns"] - self._last["steal_ns"], 0)
+        self.steal_ns = np.where(self.steal_known, now["steal_ns"] - self._last["steal_ns"], 0)
         self.run_ns = np.where(self.run_known, now["run_ns"] - self._last["run_ns"], 0).clip(0)
         self._last = now
-        afresh = broken | ~self.known
+        afresh = broken | ~self.steal_known
         self._kernel_sum = np.where(afresh, 0, self._kernel_sum + self.steal_ns)
         self._stolen_sum = np.where(afresh, 0, self._stolen_sum + stolen_ns)
         self._first_slack_ns = np.where(afresh, now["slack_ns"], self._first_slack_ns)
