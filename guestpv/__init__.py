@@ -9,7 +9,7 @@ For example::
         print(reader.read(0).stolen_ns)
 """
 
-from guestpv.delta import DELTA, delta
+from guestpv.account.delta import DELTA, delta
 from guestpv.errors import (
     BusyError,
     Error,
@@ -21,8 +21,8 @@ from guestpv.errors import (
     StructureError,
     UnsupportedError,
 )
-from guestpv.reader import SNAPSHOT, Reader, Reading, Source
-from guestpv.sources import open
+from guestpv.source.open import open
+from guestpv.source.reader import SNAPSHOT, Reader, Reading, Source
 
 __all__ = [
     "DELTA",

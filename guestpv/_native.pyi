@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 from typing import SupportsIndex, final
 
-from guestpv.reader import Snapshot
+from guestpv.source.reader import Snapshot
 
 def pin(cpu: int, /) -> None:
     """Have the calling thread run on a CPU alone. Raises OSError where that can't be."""

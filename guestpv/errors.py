@@ -3,7 +3,7 @@
 
 from typing import ClassVar
 
-from guestpv.layout import Fault
+from guestpv.page.layout import Fault
 
 
 class Error(Exception):

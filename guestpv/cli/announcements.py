@@ -6,10 +6,10 @@ from importlib import import_module
 from threading import Thread
 from typing import Self
 
+from guestpv.account.history import Change, change
 from guestpv.cli.waiting import Waiting, Woken
 from guestpv.errors import PermissionDeniedError
-from guestpv.history import Change, change
-from guestpv.reader import Source
+from guestpv.source.reader import Source
 
 
 class Announcements:
@@ -38,13 +38,13 @@ class Announcements:
             return self._listen()
         if not woken.events:
             return []
-        from guestpv.events import VmGenerationEvent
+        from guestpv.driver.events import VmGenerationEvent
 
         restored = change("restored", "the VM was restored or cloned")
         return [restored for event in woken.events if isinstance(event, VmGenerationEvent)]
 
     def _listen(self) -> list[Change]:
-        from guestpv.events import EventSource
+        from guestpv.driver.events import EventSource
 
         try:
             self._waiting.listen(self._stack.enter_context(EventSource()))
@@ -55,4 +55,4 @@ class Announcements:
 
 def _import_events() -> None:
     with suppress(Exception):  # whoever imports it next gets the same exception
-        import_module("guestpv.events")
+        import_module("guestpv.driver.events")

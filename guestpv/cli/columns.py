@@ -3,9 +3,9 @@
 
 import numpy as np
 
-from guestpv.history import Figures
-from guestpv.layout import State
-from guestpv.names import fault_text
+from guestpv.account.history import Figures
+from guestpv.page.layout import State
+from guestpv.page.names import fault_text
 
 WIDTHS = {
     "CPU": 4,

@@ -15,10 +15,10 @@ from guestpv.cli.options import JsonOption, SourceOption
 from guestpv.cli.records import source_record, write
 from guestpv.cli.source import open_source
 from guestpv.cpulist import listed
-from guestpv.layout import CALLS, NOT_CALLED, Conduit, Fault, Origin, State
-from guestpv.names import name_of
-from guestpv.reader import Reader
-from guestpv.since import since_s, since_text
+from guestpv.page.layout import CALLS, NOT_CALLED, Conduit, Fault, Origin, State
+from guestpv.page.names import name_of
+from guestpv.page.since import since_s, since_text
+from guestpv.source.reader import Reader
 
 _OWNERS = {
     Origin.NONE: "unknown: no structure was asked for",

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from guestpv.account.history import Change, History, Rows
 from guestpv.cli.columns import WIDTHS, cells
 from guestpv.cli.order import Sort, order
 from guestpv.cli.view import View, clock
-from guestpv.history import Change, History, Rows
-from guestpv.layout import State
-from guestpv.names import name_of
+from guestpv.page.layout import State
+from guestpv.page.names import name_of
 
 
 class Lines(View):

@@ -24,7 +24,7 @@ def load(
     adopts them, and nothing is reset: their place is read from the kernel's type information.
     Where nobody owns them, the module claims them.
     """
-    from guestpv import module  # takes long to import, and the other commands do without
+    from guestpv.driver import module  # takes long to import, and the other commands do without
 
     loaded = module.load(path, lambda progress: typer.echo(f"guestpv: {progress}", err=True))
     if as_json:
@@ -49,7 +49,7 @@ def load(
 
 def unload(as_json: JsonOption = False) -> None:
     """Remove the kernel module. Needs root."""
-    from guestpv import module
+    from guestpv.driver import module
 
     removed = module.unload()
     if as_json:

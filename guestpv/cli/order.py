@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from guestpv.history import History, Rows
+from guestpv.account.history import History, Rows
 
 
 class Sort(StrEnum):

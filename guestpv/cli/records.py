@@ -52,8 +52,8 @@ guestpv.checks/1, one object, for validate --list:
 guestpv.watch/1, an object a line, one for each interval:
     interval_ns     how long it was; watched_ns: all intervals together
     cpus            as in guestpv.read/1 without procstat_steal_ns, and the fields of
-                    guestpv.history.Figures
-    total           the fields of guestpv.history.Figures, of all CPUs together
+                    guestpv.account.history.Figures
+    total           the fields of guestpv.account.history.Figures, of all CPUs together
     events          what happened in the interval: time_s, kind, cpu (or null), text; kinds are
                     online, offline, refused, restart, revision, procstat_backwards, restored
                     (the whole VM was) and no_events (the kernel's can't be received)
@@ -68,11 +68,11 @@ from typing import Any
 
 import numpy as np
 
+from guestpv.account.history import Change, History, Rows
 from guestpv.cli.view import View
-from guestpv.history import Change, History, Rows
-from guestpv.layout import Fault, Origin, State
-from guestpv.names import name_of
-from guestpv.reader import Source
+from guestpv.page.layout import Fault, Origin, State
+from guestpv.page.names import name_of
+from guestpv.source.reader import Source
 
 
 def write(schema: str, record: dict[str, Any]) -> None:

@@ -14,11 +14,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from guestpv.account.history import Change, History, Rows
 from guestpv.cli.order import Sort, order
 from guestpv.cli.summary import summary
 from guestpv.cli.table import Table
 from guestpv.cli.view import View, clock
-from guestpv.history import Change, History, Rows
 
 _SMALL = 12  # lines of a terminal that has no room for more than the table
 _MIN_CHART, _MAX_CHART = 4, 12

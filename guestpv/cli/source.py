@@ -3,7 +3,7 @@
 
 import guestpv
 from guestpv.errors import NoSourceError
-from guestpv.reader import Reader
+from guestpv.source.reader import Reader
 
 
 def open_source(source: str) -> Reader:
@@ -11,7 +11,7 @@ def open_source(source: str) -> Reader:
     try:
         return guestpv.open(source)
     except NoSourceError as error:
-        from guestpv import module  # takes long to import, and only a failure needs it
+        from guestpv.driver import module  # takes long to import, and only a failure needs it
 
         why = module.why_not_here() if source in ("auto", "device") else None
         raise why or error from None

@@ -3,8 +3,8 @@
 
 import numpy as np
 
+from guestpv.account.history import History, Rows
 from guestpv.cli.view import clock
-from guestpv.history import History, Rows
 
 _NAMED = 3
 

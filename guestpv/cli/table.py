@@ -8,10 +8,10 @@ import numpy.typing as npt
 from rich.text import Text
 from sparklines import sparklines
 
+from guestpv.account.history import TRAIL, Figures, History, Rows
 from guestpv.cli.columns import WIDTHS, cells, objection
-from guestpv.history import TRAIL, Figures, History, Rows
-from guestpv.layout import State
-from guestpv.names import name_of
+from guestpv.page.layout import State
+from guestpv.page.names import name_of
 
 _GIVE_UP = ("RESTARTS", "WORST %", "STATE", "DEMAND %", "KERNEL %", "STOLEN s")
 """Columns that a narrow terminal does without, the first first."""

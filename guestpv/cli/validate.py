@@ -20,7 +20,7 @@ from guestpv.cli.records import write
 from guestpv.cli.source import open_source
 from guestpv.cpulist import listed
 from guestpv.errors import Error, NoSourceError
-from guestpv.mapped import DEVICE
+from guestpv.source.mapped import DEVICE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -191,7 +191,7 @@ def _load_for_now(stack: ExitStack, source: str) -> None:
     """If nothing but the module is missing, have it while *stack* lasts."""
     if source not in ("auto", "device") or os.geteuid() or os.path.exists(DEVICE):
         return
-    from guestpv import module
+    from guestpv.driver import module
     from guestpv.validate.undisturbed import undisturbed
 
     if module.is_loaded():

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from guestpv.history import Change, History
+from guestpv.account.history import Change, History
 
 
 class View(ABC):

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from guestpv.events import Event, EventSource
+    from guestpv.driver.events import Event, EventSource
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
 _OTHERS = {signal.SIGTSTP, signal.SIGWINCH, signal.SIGCONT}

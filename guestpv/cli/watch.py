@@ -9,6 +9,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from guestpv.account.delta import delta
+from guestpv.account.history import History
 from guestpv.cli.announcements import Announcements
 from guestpv.cli.columns import WIDTHS
 from guestpv.cli.lines import Lines
@@ -18,12 +20,10 @@ from guestpv.cli.records import WatchRecords
 from guestpv.cli.source import open_source
 from guestpv.cli.view import View
 from guestpv.cli.waiting import Ticks, Waiting
-from guestpv.delta import delta
-from guestpv.history import History
-from guestpv.layout import Origin
-from guestpv.names import name_of
-from guestpv.procstat import Accounts, accounts, no_accounts
-from guestpv.reader import Reader, Snapshot
+from guestpv.page.layout import Origin
+from guestpv.page.names import name_of
+from guestpv.source.procstat import Accounts, accounts, no_accounts
+from guestpv.source.reader import Reader, Snapshot
 
 
 def watch(

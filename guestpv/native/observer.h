@@ -20,7 +20,7 @@ struct errand {
 	const volatile char *stop; /* not zero: come back at once */
 };
 
-/* A row of guestpv.observation.OBSERVATION, which says what each figure is. */
+/* A row of guestpv.latency.observation.OBSERVATION, which says what each figure is. */
 struct observation {
 	uint64_t cpu, other;
 	uint64_t began_ns, ended_ns;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The base class of guestpv.mapped.MappedReader. Errors are raised there, by
+ * The base class of guestpv.source.mapped.MappedReader. Errors are raised there, by
  * _refuse(): the texts are there.
  */
 #include "native.h"

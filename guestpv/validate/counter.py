@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from guestpv.cpulist import listed
-from guestpv.observation import GAP_NS, SCHEDSTAT
+from guestpv.latency.observation import GAP_NS, SCHEDSTAT
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
 from guestpv.validate.guest import Guest
 

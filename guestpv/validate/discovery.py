@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from guestpv import layout
 from guestpv.cpulist import listed
-from guestpv.layout import CALLS, NOT_CALLED
+from guestpv.page import layout
+from guestpv.page.layout import CALLS, NOT_CALLED
 from guestpv.validate.check import Finding, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from guestpv.errors import BusyError, Error, ModuleError, PermissionDeniedError
-from guestpv.procstat import accounts
-from guestpv.reader import Snapshot
+from guestpv.source.procstat import accounts
+from guestpv.source.reader import Snapshot
 from guestpv.validate.undisturbed import undisturbed
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _sleep(wakeups: str) -> None:
 
 def reload(guest: Guest) -> Resumed | str:
     """Remove the module and load it again."""
-    from guestpv import module
+    from guestpv.driver import module
 
     if not guest.options.disruptive:
         return "it removes the module for a moment: see --disruptive"

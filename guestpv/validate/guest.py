@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from guestpv.errors import NoSourceError
-from guestpv.layout import Origin, State
-from guestpv.mapped import DEVICE, MappedReader
-from guestpv.observation import OBSERVATION, Observations, observe
-from guestpv.reader import Snapshot
+from guestpv.latency.observation import OBSERVATION, Observations, observe
+from guestpv.page.layout import Origin, State
+from guestpv.source.mapped import DEVICE, MappedReader
+from guestpv.source.reader import Snapshot
 from guestpv.validate.disruption import Resumed, Switched, reload, suspend, switch_cpus
 from guestpv.validate.hostaccount import HostAccount, HostView
 from guestpv.validate.kernelwatch import KernelWatch, Sample

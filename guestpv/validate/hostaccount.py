@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from guestpv.errors import NoSourceError
-from guestpv.reader import Reader, Snapshot
+from guestpv.source.reader import Reader, Snapshot
 
 _TIMEOUT_S = 20.0
 _TRIES = 5

@@ -4,7 +4,7 @@
 import numpy as np
 
 from guestpv.cpulist import listed
-from guestpv.procstat import TICK_NS, KernelAccount
+from guestpv.source.procstat import TICK_NS, KernelAccount
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.procstat import Accounts, accounts
-from guestpv.reader import Reader, Snapshot
+from guestpv.source.procstat import Accounts, accounts
+from guestpv.source.reader import Reader, Snapshot
 
 
 @dataclass(frozen=True, slots=True)

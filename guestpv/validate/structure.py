@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """structure: revision and attributes, at every read over the run."""
 
-from guestpv.since import since_text
+from guestpv.page.since import since_text
 from guestpv.validate.check import Effect, Finding, check, failed, passed
 from guestpv.validate.guest import Guest
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 import guestpv
-from guestpv import image
+from guestpv.page import image
 
 CPUS = [1, 8, 64, 512, 4096]
 

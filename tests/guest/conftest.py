@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guestpv import btf
+from guestpv.driver import btf
 
 MODULE = f"/lib/modules/{os.uname().release}/extra/guestpv.ko"
 LOADED = Path("/sys/module/guestpv")

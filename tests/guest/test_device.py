@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guestpv import layout
+from guestpv.page import layout
 
 pytestmark = pytest.mark.usefixtures("loaded")
 

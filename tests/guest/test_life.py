@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import guestpv
-from guestpv import layout
-from guestpv.delta import delta
+from guestpv.account.delta import delta
+from guestpv.page import layout
 
 
 def cpu_of(switch):

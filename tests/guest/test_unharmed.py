@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 import guestpv
-from guestpv import layout
+from guestpv.page import layout
 
 
 def kernel_steal_ticks():

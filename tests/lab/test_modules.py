@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from guestpv import build
+from guestpv.driver import build
 from pvlab import kmod
 from pvlab.kernels import kernel
 

@@ -10,7 +10,7 @@ from pvlab import cache, kmod, payload
 from pvlab.cache import CHECKOUT
 from pvlab.kernels import kernel
 
-PACKAGE = "./usr/local/lib/python3.11/dist-packages/guestpv/names.py"
+PACKAGE = "./usr/local/lib/python3.11/dist-packages/guestpv/page/names.py"
 MODULE = "extra/guestpv.ko"
 GUEST_TEST = "./root/tests/guest/conftest.py"
 
@@ -40,7 +40,7 @@ def content(name):
 @pytest.mark.parametrize(
     ("changed", "addition", "arrives_in"),
     [
-        ("guestpv/names.py", "\nCHANGED = True\n", PACKAGE),
+        ("guestpv/page/names.py", "\nCHANGED = True\n", PACKAGE),
         ("kmod/clock.c", '\nMODULE_INFO(changed, "yes");\n', MODULE),
         ("tests/guest/conftest.py", "\nCHANGED = True\n", GUEST_TEST),
     ],

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from guestpv import layout
+from guestpv.page import layout
 from guestpv.validate import catalogue
 from pvlab import Lab
 from pvlab.cache import CHECKOUT

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from guestpv import layout
-from guestpv.image import structures, write_image
-from guestpv.layout import Fault, State
+from guestpv.page import layout
+from guestpv.page.image import structures, write_image
+from guestpv.page.layout import Fault, State
 
 SECOND = 1_000_000_000
 

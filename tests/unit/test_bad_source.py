@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import guestpv
-from guestpv import layout
-from guestpv.image import write_image
-from guestpv.mapped import DEVICE
+from guestpv.page import layout
+from guestpv.page.image import write_image
+from guestpv.source.mapped import DEVICE
 
 COUNTS = [0x0101010101010101, 0x0202020202020202]
 

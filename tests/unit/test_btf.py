@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestpv import btf
+from guestpv.driver import btf
 from guestpv.errors import FormatError
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")

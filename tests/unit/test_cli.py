@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import guestpv as package
 from guestpv.cli import app
-from guestpv.layout import PV_TIME_ST, Fault, Origin
+from guestpv.page.layout import PV_TIME_ST, Fault, Origin
 
 SECOND = 1_000_000_000
 NO_DEVICE = not Path("/dev/guestpv").exists()
@@ -339,7 +339,7 @@ def test_without_the_usual_files(machine, closed, command):
 
 def test_unexpected_error_has_no_traceback_unless_it_is_wanted(machine):
     script = """
-import guestpv.cli, guestpv.sources, sys
+import guestpv.cli, guestpv.source.open, sys
 def broken(source): raise RuntimeError("out of luck")
 guestpv.open = broken
 sys.argv = ["guestpv", "read"]

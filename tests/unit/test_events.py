@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestpv.events import CountEvent, CpuEvent, EventSource, VmGenerationEvent, event_of
+from guestpv.driver.events import CountEvent, CpuEvent, EventSource, VmGenerationEvent, event_of
 
 COUNT = {
     "SUBSYSTEM": "misc",

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import guestpv
-from guestpv.history import History
-from guestpv.layout import Fault, State
-from guestpv.procstat import ACCOUNT, TICK_NS, no_accounts
+from guestpv.account.history import History
+from guestpv.page.layout import Fault, State
+from guestpv.source.procstat import ACCOUNT, TICK_NS, no_accounts
 
 SECOND = 1_000_000_000
 ALL = np.arange(4)

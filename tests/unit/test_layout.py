@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""guestpv.layout against the C header, which a program includes alone."""
+"""guestpv.page.layout against the C header, which a program includes alone."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guestpv import layout
+from guestpv.page import layout
 
 UAPI = Path(__file__).parents[2] / "kmod/uapi/guestpv.h"
 STRUCTS = {

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pytest
 
 import guestpv
-from guestpv import layout
-from guestpv.image import write_image
-from guestpv.layout import Fault, Origin, State
-from guestpv.mapped import MappedReader
+from guestpv.page import layout
+from guestpv.page.image import write_image
+from guestpv.page.layout import Fault, Origin, State
+from guestpv.source.mapped import MappedReader
 
 COUNTS = [5, 2**63, 2**64 - 1]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from guestpv import build, kmsg, module
+from guestpv.driver import build, kmsg, module
 from guestpv.errors import ModuleError, PermissionDeniedError, UnsupportedError
 
 OTHER_MACHINE = platform.machine() != "aarch64"

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 import guestpv
-from guestpv import observation
-from guestpv.mapped import MappedReader
-from guestpv.observation import observe
+from guestpv.latency import observation
+from guestpv.latency.observation import observe
+from guestpv.source.mapped import MappedReader
 
 HOUR = 3600 * 1_000_000_000
 CPUS = sorted(os.sched_getaffinity(0))[:2]

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import guestpv
-from guestpv.layout import State
-from guestpv.procfs import ProcfsReader
-from guestpv.procstat import TICK_NS
+from guestpv.page.layout import State
+from guestpv.source.procfs import ProcfsReader
+from guestpv.source.procstat import TICK_NS
 
 
 def reader(directory, steal_ticks, possible):

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestpv.procstat import TICK_NS, accounts, parse
+from guestpv.source.procstat import TICK_NS, accounts, parse
 
 STAT = """\
 cpu  11 22 33 44 55 66 77 88 99 111

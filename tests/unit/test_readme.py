@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 import guestpv
-from guestpv import image, layout
 from guestpv.cli import app
 from guestpv.cli.validate import FAILED, INTERRUPTED
+from guestpv.page import image, layout
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()

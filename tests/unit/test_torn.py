@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import guestpv
-from guestpv import image, layout
+from guestpv.page import image, layout
 
 HERE = Path(__file__).parent
 UAPI = HERE.parents[1] / "kmod/uapi"

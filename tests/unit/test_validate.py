@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from junitparser import JUnitXml
 
-from guestpv.layout import Fault
-from guestpv.reader import SNAPSHOT
+from guestpv.page.layout import Fault
+from guestpv.source.reader import SNAPSHOT
 from guestpv.validate import catalogue, select
 from guestpv.validate.host import _error_ns
 from guestpv.validate.hostaccount import HostAccount, HostView

@@ -8,7 +8,7 @@ from typing import Any
 
 from guestpv.cli.records import source_record, write
 from guestpv.cli.reports import NAMES, count
-from guestpv.reader import Source
+from guestpv.source.reader import Source
 from guestpv.validate import Outcome
 
 

@@ -3,9 +3,9 @@
 
 import os
 
-from guestpv.mapped import DEVICE, MappedReader
-from guestpv.procfs import ProcfsReader
-from guestpv.reader import Reader
+from guestpv.source.mapped import DEVICE, MappedReader
+from guestpv.source.procfs import ProcfsReader
+from guestpv.source.reader import Reader
 
 
 def open(source: str | os.PathLike[str] = "auto") -> Reader:

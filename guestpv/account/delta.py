@@ -4,7 +4,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.reader import Snapshot
+from guestpv.source.reader import Snapshot
 
 DELTA = np.dtype(
     [

@@ -9,7 +9,6 @@ from typing import NoReturn, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from guestpv import layout
 from guestpv._native import NativeReader
 from guestpv.errors import (
     BusyError,
@@ -19,9 +18,10 @@ from guestpv.errors import (
     PermissionDeniedError,
     StructureError,
 )
-from guestpv.header import read_header
-from guestpv.reader import SNAPSHOT, Reader, Snapshot, Source, check_rows
-from guestpv.since import since_text
+from guestpv.page import layout
+from guestpv.page.since import since_text
+from guestpv.source.header import read_header
+from guestpv.source.reader import SNAPSHOT, Reader, Snapshot, Source, check_rows
 
 DEVICE = "/dev/guestpv"
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from guestpv.cpulist import CpuList, listed
 from guestpv.errors import NoSourceError, NoSuchCpuError, StructureError
-from guestpv.layout import State
-from guestpv.procstat import TICK_NS, Accounts, parse
-from guestpv.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
+from guestpv.page.layout import State
+from guestpv.source.procstat import TICK_NS, Accounts, parse
+from guestpv.source.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
 
 POSSIBLE = "/sys/devices/system/cpu/possible"
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from guestpv._native import pin
 from guestpv.cpulist import listed
 from guestpv.errors import BusyError
-from guestpv.mapped import MappedReader
+from guestpv.source.mapped import MappedReader
 
 OBSERVATION = np.dtype(
     [

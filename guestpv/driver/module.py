@@ -24,8 +24,9 @@ from errno import (
 )
 from pathlib import Path
 
-from guestpv import btf
-from guestpv.build import MODULES, build
+from guestpv.driver import btf
+from guestpv.driver.build import MODULES, build
+from guestpv.driver.kmsg import KernelLog, last_refusal
 from guestpv.errors import (
     BusyError,
     Error,
@@ -34,7 +35,6 @@ from guestpv.errors import (
     PermissionDeniedError,
     UnsupportedError,
 )
-from guestpv.kmsg import KernelLog, last_refusal
 
 _DEVICE = "/dev/guestpv"
 _LOADED = Path("/sys/module/guestpv")

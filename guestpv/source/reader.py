@@ -35,9 +35,9 @@ SNAPSHOT = np.dtype(
 ========================  ========================================================================
 ``cpu``                   CPU number; row *n* is of CPU ``reader.cpus[n]``
 ``epoch``                 goes up each time the count is known to have started again; 0: unknown
-``state``                 a `guestpv.layout.State`
-``origin``                a `guestpv.layout.Origin`
-``fault``                 a `guestpv.layout.Fault`
+``state``                 a `guestpv.page.layout.State`
+``origin``                a `guestpv.page.layout.Origin`
+``fault``                 a `guestpv.page.layout.Fault`
 ``valid``                 whether ``stolen_ns`` is a count
 ``revision, attributes``  the structure's own; if one is not 0, the row is not valid
 ``stolen_ns``             raw stolen time in nanoseconds; 0 where the row is not valid
@@ -76,12 +76,12 @@ class Reader(ABC):
     @property
     @abstractmethod
     def header(self) -> np.void | None:
-        """The index's header (`guestpv.layout.HEADER`), live, without a copy; None for procfs."""
+        """The index's header (a `layout.HEADER`), live, without a copy; None for procfs."""
 
     @property
     @abstractmethod
     def entries(self) -> npt.NDArray[np.void] | None:
-        """The index (`guestpv.layout.ENTRY`), an entry per CPU number, live, without a copy.
+        """The index (`guestpv.page.layout.ENTRY`), an entry per CPU number, live, without a copy.
 
         None for procfs. It may be read while the module changes it: what must agree with a count
         is in `snapshot`.

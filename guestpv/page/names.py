@@ -3,7 +3,7 @@
 
 from enum import IntEnum
 
-from guestpv.layout import Fault
+from guestpv.page.layout import Fault
 
 
 def name_of(kind: type[IntEnum], number: int) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.delta import delta
-from guestpv.layout import State
-from guestpv.names import fault_text
-from guestpv.procstat import Accounts, KernelAccount
-from guestpv.reader import Snapshot
+from guestpv.account.delta import delta
+from guestpv.page.layout import State
+from guestpv.page.names import fault_text
+from guestpv.source.procstat import Accounts, KernelAccount
+from guestpv.source.reader import Snapshot
 
 Rows = npt.NDArray[np.intp]
 """Which rows of a snapshot are meant, in which order."""

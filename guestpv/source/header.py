@@ -7,8 +7,8 @@ import stat
 
 import numpy as np
 
-from guestpv import layout
 from guestpv.errors import FormatError
+from guestpv.page import layout
 
 
 def read_header(fd: int, name: str) -> np.void:

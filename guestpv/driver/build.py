@@ -48,7 +48,7 @@ def build(say: Callable[[str], None]) -> Path:
 
 def _sources() -> dict[str, Path]:
     """Paths by name. Installed, kmod is inside the package; in a checkout, beside it."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     kmod = next(d for d in (package / "kmod", package.parent / "kmod") if (d / "Kbuild").exists())
     paths = sorted(path for pattern in _SOURCES for path in kmod.glob(pattern))
     return {str(path.relative_to(kmod)): path for path in paths if not path.match("*.mod.c")}

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from guestpv import layout
-from guestpv.layout import Conduit, Origin, State
+from guestpv.page import layout
+from guestpv.page.layout import Conduit, Origin, State
 
 KVM_IPA = 0x090A0000
 """Where QEMU's virt machine puts the first structure; the next follow at 64 bytes."""

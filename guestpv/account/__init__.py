@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What readings mean over time."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Whose time it was."""

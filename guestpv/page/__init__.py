@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What the device's page says. Nothing of this needs anything else of guestpv."""
