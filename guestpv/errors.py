@@ -3,7 +3,7 @@
 
 from typing import ClassVar
 
-from guestpv.page.layout import Fault
+from guestpv.page.abi import Fault
 
 
 class Error(Exception):

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guestpv.account.delta import delta
-from guestpv.page.layout import State
+from guestpv.page.abi import State
 from guestpv.page.names import fault_text
 from guestpv.source.procstat import Accounts, KernelAccount
 from guestpv.source.reader import Snapshot

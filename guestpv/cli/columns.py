@@ -4,7 +4,7 @@
 import numpy as np
 
 from guestpv.account.history import Figures
-from guestpv.page.layout import State
+from guestpv.page.abi import State
 from guestpv.page.names import fault_text
 
 WIDTHS = {

@@ -15,7 +15,7 @@ from guestpv.cli.options import JsonOption, SourceOption
 from guestpv.cli.records import source_record, write
 from guestpv.cli.source import open_source
 from guestpv.cpulist import listed
-from guestpv.page.layout import CALLS, NOT_CALLED, Conduit, Fault, Origin, State
+from guestpv.page.abi import CALLS, NOT_CALLED, Conduit, Fault, Origin, State
 from guestpv.page.names import name_of
 from guestpv.page.since import since_s, since_text
 from guestpv.source.reader import Reader

@@ -11,7 +11,7 @@ from guestpv.account.history import Change, History, Rows
 from guestpv.cli.columns import WIDTHS, cells
 from guestpv.cli.order import Sort, order
 from guestpv.cli.view import View, clock
-from guestpv.page.layout import State
+from guestpv.page.abi import State
 from guestpv.page.names import name_of
 
 

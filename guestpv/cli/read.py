@@ -7,7 +7,7 @@ from guestpv.cli.columns import objection, seconds
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption
 from guestpv.cli.records import cpu_record, source_record, write
 from guestpv.cli.source import open_source
-from guestpv.page.layout import Origin, State
+from guestpv.page.abi import Origin, State
 from guestpv.page.names import name_of
 from guestpv.source.procstat import Accounts, accounts, no_accounts
 from guestpv.source.reader import Snapshot, Source

@@ -70,7 +70,7 @@ import numpy as np
 
 from guestpv.account.history import Change, History, Rows
 from guestpv.cli.view import View
-from guestpv.page.layout import Fault, Origin, State
+from guestpv.page.abi import Fault, Origin, State
 from guestpv.page.names import name_of
 from guestpv.source.reader import Source
 

@@ -10,7 +10,7 @@ from sparklines import sparklines
 
 from guestpv.account.history import TRAIL, Figures, History, Rows
 from guestpv.cli.columns import WIDTHS, cells, objection
-from guestpv.page.layout import State
+from guestpv.page.abi import State
 from guestpv.page.names import name_of
 
 _GIVE_UP = ("RESTARTS", "WORST %", "STATE", "DEMAND %", "KERNEL %", "STOLEN s")

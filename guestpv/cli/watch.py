@@ -20,7 +20,7 @@ from guestpv.cli.records import WatchRecords
 from guestpv.cli.source import open_source
 from guestpv.cli.view import View
 from guestpv.cli.waiting import Ticks, Waiting
-from guestpv.page.layout import Origin
+from guestpv.page.abi import Origin
 from guestpv.page.names import name_of
 from guestpv.source.procstat import Accounts, accounts, no_accounts
 from guestpv.source.reader import Reader, Snapshot

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.page import layout
-from guestpv.page.layout import Conduit, Origin, State
+from guestpv.page import abi, layout
+from guestpv.page.abi import Conduit, Origin, State
 
 KVM_IPA = 0x090A0000
 """Where QEMU's virt machine puts the first structure; the next follow at 64 bytes."""
@@ -32,8 +32,8 @@ def write_image(
     image = np.zeros(index + pages, np.uint8)
 
     header = image[: layout.HEADER.itemsize].view(layout.HEADER)[0]
-    header["magic"] = layout.MAGIC
-    header["abi_version"] = layout.ABI_VERSION
+    header["magic"] = abi.MAGIC
+    header["abi_version"] = abi.ABI_VERSION
     header["header_size"] = layout.HEADER.itemsize
     header["entry_size"] = layout.ENTRY.itemsize
     header["nr_entries"] = len(stolen_ns)
@@ -46,11 +46,11 @@ def write_image(
     entries["state"] = State.ONLINE
     entries["origin"] = Origin.ADOPTED
     entries["epoch"] = 1 if epochs is None else epochs
-    entries["ipa"] = ipa + np.arange(len(stolen_ns)) * layout.STRUCTURE_ALIGNMENT
+    entries["ipa"] = ipa + np.arange(len(stolen_ns)) * abi.STRUCTURE_ALIGNMENT
     entries["offset"] = index + entries["ipa"] - ipa + ipa % mmap.PAGESIZE
-    entries["st_call"] = layout.PV_TIME_ST
+    entries["st_call"] = abi.PV_TIME_ST
     entries["features_st_draft"] = -1
-    entries["st_return"] = layout.NOT_CALLED
+    entries["st_return"] = abi.NOT_CALLED
     for refused in "features_undefined", "features_st_smc32", "features_smc32":
         entries[refused] = -1
 
@@ -70,14 +70,14 @@ def structures(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
         layout.STOLEN_TIME,
         image,
         int(first["offset"]),
-        layout.STRUCTURE_ALIGNMENT,
+        abi.STRUCTURE_ALIGNMENT,
     )
 
 
 def _layout(cpus: int, ipa: int) -> tuple[int, int]:
     """Bytes of the index and of the pages behind it."""
     index = layout.HEADER.itemsize + cpus * layout.ENTRY.itemsize
-    pages = ipa % mmap.PAGESIZE + cpus * layout.STRUCTURE_ALIGNMENT
+    pages = ipa % mmap.PAGESIZE + cpus * abi.STRUCTURE_ALIGNMENT
     return _whole_pages(index), _whole_pages(pages)
 
 

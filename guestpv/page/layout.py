@@ -4,84 +4,7 @@
 The index (`HEADER`, `ENTRY`) is in the CPU's byte order, the structures are little-endian.
 """
 
-from enum import IntEnum
-from typing import Self
-
 import numpy as np
-
-MAGIC = 0x0056505453455547
-ABI_VERSION = 1
-
-PV_TIME_FEATURES = 0xC5000020
-PV_TIME_ST = 0xC5000021
-PV_TIME_ST_DRAFT = 0xC5000022
-
-PV_TIME_UNDEFINED = 0xC500003F
-PV_TIME_FEATURES_SMC32 = 0x85000020
-PV_TIME_ST_SMC32 = 0x85000021
-"""This and the two before it must be refused."""
-
-NOT_CALLED = -(2**63)
-"""In place of a return value: the call was not made."""
-
-STRUCTURE_ALIGNMENT = 64
-"""Bytes to which a structure is aligned (DEN0057A, 3.2.2)."""
-
-
-class Conduit(IntEnum):
-    """How SMCCC calls reach the hypervisor."""
-
-    NONE = 0
-    SMC = 1
-    HVC = 2
-
-
-class State(IntEnum):
-    """What can be said of a CPU's structure."""
-
-    ABSENT = 0
-    """The CPU is offline, and without a structure."""
-    ONLINE = 1
-    """The CPU is online and its structure is live."""
-    OFFLINE = 2
-    """The CPU is offline; its structure can still be read and holds the last count."""
-    REFUSED = 3
-    """The CPU is online, but has no structure that can be trusted; its fault says why."""
-
-
-class Origin(IntEnum):
-    """How the structure's address was learned."""
-
-    NONE = 0
-    """It was not."""
-    ADOPTED = 1
-    """The kernel owns the structure; its mapping is used."""
-    CLAIMED = 2
-    """Nobody owned the structure; the module called PV_TIME_ST."""
-
-
-class Fault(IntEnum):
-    """Why a structure was refused; `text` says it in words."""
-
-    text: str
-
-    def __new__(cls, value: int, text: str) -> Self:
-        fault = int.__new__(cls, value)
-        fault._value_ = value
-        fault.text = text
-        return fault
-
-    NONE = 0, "no fault"
-    NOT_SUPPORTED = 1, "the hypervisor answered NOT_SUPPORTED"
-    NO_REGION = 2, "the kernel mapped no structure"
-    UNALIGNED = 3, "the address is zero or not 64-byte aligned"
-    OUT_OF_RANGE = 4, "the address is beyond the physical address size"
-    SYSTEM_RAM = 5, "the address is in System RAM"
-    OVERLAP = 6, "another CPU has the same structure"
-    NO_SLOT = 7, "no page of the mapping is left"
-    UNREADABLE = 8, "the structure could not be mapped or read"
-    MISMATCH = 9, "the count is not the one that the kernel reads"
-
 
 HEADER = np.dtype(
     [
@@ -125,18 +48,6 @@ ENTRY = np.dtype(
     ]
 )
 """struct guestpv_entry"""
-
-CALLS = {
-    "arch_features": f"SMCCC_ARCH_FEATURES({PV_TIME_FEATURES:#x})",
-    "features_self": f"PV_TIME_FEATURES({PV_TIME_FEATURES:#x})",
-    "features_st": f"PV_TIME_FEATURES({PV_TIME_ST:#x})",
-    "features_st_draft": f"PV_TIME_FEATURES({PV_TIME_ST_DRAFT:#x})",
-    "features_undefined": f"PV_TIME_FEATURES({PV_TIME_UNDEFINED:#x})",
-    "features_st_smc32": f"PV_TIME_FEATURES({PV_TIME_ST_SMC32:#x})",
-    "features_smc32": f"{PV_TIME_FEATURES_SMC32:#x}({PV_TIME_FEATURES:#x})",
-    "st_return": "PV_TIME_ST",
-}
-"""The calls of discovery, in their order, by the field of `ENTRY` that has what they returned."""
 
 STOLEN_TIME = np.dtype([("revision", "<u4"), ("attributes", "<u4"), ("stolen_time", "<u8")])
 """struct guestpv_stolen_time (DEN0057A, 3.2.2): what the hypervisor writes"""

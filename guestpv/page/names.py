@@ -3,7 +3,7 @@
 
 from enum import IntEnum
 
-from guestpv.page.layout import Fault
+from guestpv.page.abi import Fault
 
 
 def name_of(kind: type[IntEnum], number: int) -> str:

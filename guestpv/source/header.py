@@ -8,7 +8,7 @@ import stat
 import numpy as np
 
 from guestpv.errors import FormatError
-from guestpv.page import layout
+from guestpv.page import abi, layout
 
 
 def read_header(fd: int, name: str) -> np.void:
@@ -17,13 +17,13 @@ def read_header(fd: int, name: str) -> np.void:
     Raises FormatError, which calls the file *name*.
     """
     header: np.void = np.frombuffer(_beginning(fd, name), layout.HEADER, 1)[0]
-    if header["magic"] != layout.MAGIC:
-        raise _malformed(name, f"It does not begin with guestpv's magic number, {layout.MAGIC:#x}")
-    if header["abi_version"] != layout.ABI_VERSION:
+    if header["magic"] != abi.MAGIC:
+        raise _malformed(name, f"It does not begin with guestpv's magic number, {abi.MAGIC:#x}")
+    if header["abi_version"] != abi.ABI_VERSION:
         raise FormatError(
             f"{name}: not read",
             f"It has version {header['abi_version']} of the layout, and this guestpv knows only"
-            f" version {layout.ABI_VERSION}",
+            f" version {abi.ABI_VERSION}",
             "load the module that belongs to it: 'sudo guestpv unload', then 'sudo guestpv load'",
         )
     header_size, entry_size = int(header["header_size"]), int(header["entry_size"])

@@ -18,7 +18,7 @@ from guestpv.errors import (
     PermissionDeniedError,
     StructureError,
 )
-from guestpv.page import layout
+from guestpv.page import abi, layout
 from guestpv.page.since import since_text
 from guestpv.source.header import read_header
 from guestpv.source.reader import SNAPSHOT, Reader, Snapshot, Source, check_rows
@@ -161,9 +161,9 @@ def _source(fd: int, name: str) -> Source:
 
 
 def _no_structure(name: str, cpu: int, entry: np.void) -> StructureError:
-    if entry["state"] == layout.State.REFUSED:
-        known = [fault for fault in layout.Fault if fault == entry["fault"]]
-        fault = known[0] if known else layout.Fault.NONE
+    if entry["state"] == abi.State.REFUSED:
+        known = [fault for fault in abi.Fault if fault == entry["fault"]]
+        fault = known[0] if known else abi.Fault.NONE
         why = known[0].text if known else f"unknown fault {entry['fault']}"
         return StructureError(
             f"cpu{cpu}: no stolen time",

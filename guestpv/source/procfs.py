@@ -11,7 +11,7 @@ import numpy as np
 
 from guestpv.cpulist import CpuList, listed
 from guestpv.errors import NoSourceError, NoSuchCpuError, StructureError
-from guestpv.page.layout import State
+from guestpv.page.abi import State
 from guestpv.source.procstat import TICK_NS, Accounts, parse
 from guestpv.source.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
 

@@ -35,9 +35,9 @@ SNAPSHOT = np.dtype(
 ========================  ========================================================================
 ``cpu``                   CPU number; row *n* is of CPU ``reader.cpus[n]``
 ``epoch``                 goes up each time the count is known to have started again; 0: unknown
-``state``                 a `guestpv.page.layout.State`
-``origin``                a `guestpv.page.layout.Origin`
-``fault``                 a `guestpv.page.layout.Fault`
+``state``                 a `guestpv.page.abi.State`
+``origin``                a `guestpv.page.abi.Origin`
+``fault``                 a `guestpv.page.abi.Fault`
 ``valid``                 whether ``stolen_ns`` is a count
 ``revision, attributes``  the structure's own; if one is not 0, the row is not valid
 ``stolen_ns``             raw stolen time in nanoseconds; 0 where the row is not valid

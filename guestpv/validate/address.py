@@ -4,7 +4,7 @@
 from itertools import pairwise
 
 from guestpv.cpulist import listed
-from guestpv.page.layout import STRUCTURE_ALIGNMENT, Fault, State
+from guestpv.page.abi import STRUCTURE_ALIGNMENT, Fault, State
 from guestpv.page.names import fault_text
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
 from guestpv.validate.guest import Guest

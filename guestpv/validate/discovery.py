@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from guestpv.cpulist import listed
-from guestpv.page import layout
-from guestpv.page.layout import CALLS, NOT_CALLED
+from guestpv.page import abi
+from guestpv.page.abi import CALLS, NOT_CALLED
 from guestpv.validate.check import Finding, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
 
@@ -62,7 +62,7 @@ def st(guest: Guest) -> Finding:
         return failed(f"cpu{listed(without)}: neither number of PV_TIME_ST is vouched for")
     numbers = sorted({int(entries["st_call"][cpu]) for cpu in guest.asked})
     text = " and ".join(f"{number:#x}" for number in numbers)
-    if numbers == [layout.PV_TIME_ST_DRAFT]:
+    if numbers == [abi.PV_TIME_ST_DRAFT]:
         return warned(f"{text}, the draft's number", "guestpv reads it; other guests may not")
     return passed(text, st_call=numbers)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from guestpv.errors import NoSourceError
 from guestpv.latency.observation import OBSERVATION, Observations, observe
-from guestpv.page.layout import Origin, State
+from guestpv.page.abi import Origin, State
 from guestpv.source.mapped import DEVICE, MappedReader
 from guestpv.source.reader import Snapshot
 from guestpv.validate.disruption import Resumed, Switched, reload, suspend, switch_cpus

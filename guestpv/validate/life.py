@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from guestpv.cpulist import listed
-from guestpv.page.layout import Origin, State
+from guestpv.page.abi import Origin, State
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
 from guestpv.validate.disruption import Resumed
 from guestpv.validate.guest import Guest

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guestpv.page import layout
+from guestpv.page import abi, layout
 
 pytestmark = pytest.mark.usefixtures("loaded")
 
@@ -93,7 +93,7 @@ def test_structures_stand_at_their_offsets_within_their_pages(fd, header):
         entries = np.frombuffer(
             mapping, layout.ENTRY, int(header["nr_entries"]), int(header["header_size"])
         ).copy()
-        online = entries[entries["state"] == layout.State.ONLINE]
+        online = entries[entries["state"] == abi.State.ONLINE]
         assert len(online) == os.cpu_count()
         for entry in online:
             offset = int(entry["offset"])

@@ -10,7 +10,7 @@ import pytest
 
 import guestpv
 from guestpv.account.delta import delta
-from guestpv.page import layout
+from guestpv.page import abi
 
 
 def cpu_of(switch):
@@ -23,13 +23,13 @@ def test_hotplug_starts_a_new_epoch(loaded, last_cpu):
         before = reader.snapshot()
         last_cpu.write_text("0")
         gone = reader.snapshot()
-        assert gone[cpu]["state"] == layout.State.OFFLINE
+        assert gone[cpu]["state"] == abi.State.OFFLINE
         assert gone[cpu]["epoch"] == before[cpu]["epoch"]
         assert reader.stolen_ns(cpu) >= before[cpu]["stolen_ns"]  # the last count still stands
 
         last_cpu.write_text("1")
         back = reader.snapshot()
-        assert back[cpu]["state"] == layout.State.ONLINE
+        assert back[cpu]["state"] == abi.State.ONLINE
         assert back[cpu]["epoch"] == before[cpu]["epoch"] + 1
         assert back[0]["epoch"] == before[0]["epoch"]
 
@@ -44,11 +44,11 @@ def test_a_mapping_made_before_serves_a_cpu_that_came_later(last_cpu, request):
     last_cpu.write_text("0")
     request.getfixturevalue("loaded")
     with guestpv.open() as reader:
-        assert reader.snapshot()[cpu]["state"] == layout.State.ABSENT
+        assert reader.snapshot()[cpu]["state"] == abi.State.ABSENT
         with pytest.raises(guestpv.StructureError):
             reader.read(cpu)
         last_cpu.write_text("1")
-        assert reader.snapshot()[cpu]["state"] == layout.State.ONLINE
+        assert reader.snapshot()[cpu]["state"] == abi.State.ONLINE
         assert reader.read(cpu).epoch == 1
 
 
@@ -62,7 +62,7 @@ def test_hotplug_storm_under_a_reader(loaded, last_cpu):
     with guestpv.open() as reader:
         while switcher.poll() is None:
             row = reader.snapshot()[cpu]
-            assert row["state"] in (layout.State.ONLINE, layout.State.OFFLINE)
+            assert row["state"] in (abi.State.ONLINE, abi.State.OFFLINE)
             assert row["revision"] == 0
             epochs.append(int(row["epoch"]))
         epochs.append(int(reader.snapshot()[cpu]["epoch"]))
@@ -129,7 +129,7 @@ def test_structures_survive_sleep(loaded, sleep):
             finally:
                 (power / "pm_test").write_text("none")
         after = reader.snapshot()
-        assert (after["state"] == layout.State.ONLINE).all()
+        assert (after["state"] == abi.State.ONLINE).all()
         assert (reader.entries["ipa"] == addresses).all()
         assert (delta(before, after)["stolen_ns"] < 60_000_000_000).all()
         for cpu in reader.cpus:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 import guestpv
-from guestpv.page import layout
+from guestpv.page import abi
 
 
 def kernel_steal_ticks():
@@ -92,7 +92,7 @@ def test_adopted_count_is_the_one_the_kernel_has_counted_from_boot(kernel_counts
     with guestpv.open() as reader:
         for row in reader.snapshot():
             seen_by_kernel_ns = ticks[f"cpu{row['cpu']}"] * 10_000_000
-            assert row["origin"] == layout.Origin.ADOPTED
+            assert row["origin"] == abi.Origin.ADOPTED
             assert row["stolen_ns"] >= seen_by_kernel_ns - 20_000_000
 
 
@@ -103,6 +103,6 @@ def test_claimed_steal_shows_where_procstat_has_none(loaded):
         before = reader.snapshot()
         time.sleep(2)
         after = reader.snapshot()
-    assert (after["origin"] == layout.Origin.CLAIMED).all()
+    assert (after["origin"] == abi.Origin.CLAIMED).all()
     assert (after["stolen_ns"] > before["stolen_ns"]).all()
     assert set(kernel_steal_ticks().values()) == {0}

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from guestpv.page import layout
+from guestpv.page import abi
 from guestpv.validate import catalogue
 from pvlab import Lab
 from pvlab.cache import CHECKOUT
@@ -29,7 +29,7 @@ BASE = 0x090A0000
 """Where QEMU's virt machine puts the first structure; the next follow at 64 bytes."""
 RAM = 0x40000000
 
-ST, FEATURES, ARCH_FEATURES = layout.PV_TIME_ST, layout.PV_TIME_FEATURES, 0x80000001
+ST, FEATURES, ARCH_FEATURES = abi.PV_TIME_ST, abi.PV_TIME_FEATURES, 0x80000001
 REFUSED = -1
 
 Arrange = Callable[[Lab], AbstractContextManager[None]]
@@ -58,7 +58,7 @@ HEIGHTS = itertools.count(1)
 
 
 def ipa(vcpu: int) -> int:
-    return BASE + layout.STRUCTURE_ALIGNMENT * vcpu
+    return BASE + abi.STRUCTURE_ALIGNMENT * vcpu
 
 
 # ---- what the host does wrong ----
@@ -250,22 +250,22 @@ CLAIM = [
     Fault(
         "a number that nobody defined is vouched for",
         "discovery.undefined",
-        answering(call=FEATURES, arg=layout.PV_TIME_UNDEFINED, answer=0),
+        answering(call=FEATURES, arg=abi.PV_TIME_UNDEFINED, answer=0),
     ),
     Fault(
         "the 32-bit calls are vouched for",
         "discovery.smc32",
-        answering(call=FEATURES, arg=layout.PV_TIME_ST_SMC32, answer=0),
+        answering(call=FEATURES, arg=abi.PV_TIME_ST_SMC32, answer=0),
     ),
     Fault(
         "a refusal that is none",
         "discovery.refusals",
-        answering(call=FEATURES, arg=layout.PV_TIME_ST_DRAFT, answer=-2),
+        answering(call=FEATURES, arg=abi.PV_TIME_ST_DRAFT, answer=-2),
     ),
     Fault(
         "one vCPU is offered the draft's number, too",
         "discovery.alike",
-        answering(call=FEATURES, arg=layout.PV_TIME_ST_DRAFT, vcpu=1, answer=0),
+        answering(call=FEATURES, arg=abi.PV_TIME_ST_DRAFT, vcpu=1, answer=0),
     ),
     Fault("no structure for one vCPU", "address.given", answering(call=ST, vcpu=1, answer=REFUSED)),
     Fault("unaligned", "address.aligned", answering(call=ST, vcpu=1, answer=ipa(1) + 8)),

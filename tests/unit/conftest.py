@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from guestpv.page import layout
+from guestpv.page.abi import Fault, State
 from guestpv.page.image import structures, write_image
-from guestpv.page.layout import Fault, State
 
 SECOND = 1_000_000_000
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import guestpv
-from guestpv.page import layout
+from guestpv.page import abi, layout
 from guestpv.page.image import write_image
 from guestpv.source.mapped import DEVICE
 
@@ -117,7 +117,7 @@ def test_junk(scratch: Path, junk: bytes) -> None:
     ("field", "size", "value", "why"),
     [
         ("magic", 8, 0, "magic"),
-        ("magic", 8, layout.MAGIC + 1, "magic"),
+        ("magic", 8, abi.MAGIC + 1, "magic"),
         ("abi_version", 4, 0, "version 0"),
         ("abi_version", 4, 2, "version 2"),
         ("header_size", 4, 0, "0 bytes"),

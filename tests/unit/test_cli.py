@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import guestpv as package
 from guestpv.cli import app
-from guestpv.page.layout import PV_TIME_ST, Fault, Origin
+from guestpv.page.abi import PV_TIME_ST, Fault, Origin
 
 SECOND = 1_000_000_000
 NO_DEVICE = not Path("/dev/guestpv").exists()

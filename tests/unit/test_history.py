@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import guestpv
 from guestpv.account.history import History
-from guestpv.page.layout import Fault, State
+from guestpv.page.abi import Fault, State
 from guestpv.source.procstat import ACCOUNT, TICK_NS, no_accounts
 
 SECOND = 1_000_000_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""guestpv.page.layout against the C header, which a program includes alone."""
+"""guestpv.page against the C header, which a program includes alone."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guestpv.page import layout
+from guestpv.page import abi, layout
 
 UAPI = Path(__file__).parents[2] / "kmod/uapi/guestpv.h"
 STRUCTS = {
@@ -16,10 +16,10 @@ STRUCTS = {
     "guestpv_stolen_time": layout.STOLEN_TIME,
 }
 ENUMS = {
-    "CONDUIT": layout.Conduit,
-    "STATE": layout.State,
-    "ORIGIN": layout.Origin,
-    "FAULT": layout.Fault,
+    "CONDUIT": abi.Conduit,
+    "STATE": abi.State,
+    "ORIGIN": abi.Origin,
+    "FAULT": abi.Fault,
 }
 CONSTANTS = (
     "MAGIC",
@@ -90,4 +90,4 @@ def test_enums_have_the_values_of_c(in_c, kind):
 
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_constants_have_the_values_of_c(in_c, name):
-    assert getattr(layout, name) == in_c[f"GUESTPV_{name}"]
+    assert getattr(abi, name) == in_c[f"GUESTPV_{name}"]

@@ -13,8 +13,8 @@ import pytest
 
 import guestpv
 from guestpv.page import layout
+from guestpv.page.abi import Fault, Origin, State
 from guestpv.page.image import write_image
-from guestpv.page.layout import Fault, Origin, State
 from guestpv.source.mapped import MappedReader
 
 COUNTS = [5, 2**63, 2**64 - 1]

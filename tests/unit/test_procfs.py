@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import guestpv
-from guestpv.page.layout import State
+from guestpv.page.abi import State
 from guestpv.source.procfs import ProcfsReader
 from guestpv.source.procstat import TICK_NS
 

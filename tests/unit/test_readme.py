@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import guestpv
 from guestpv.cli import app
 from guestpv.cli.validate import FAILED, INTERRUPTED
-from guestpv.page import image, layout
+from guestpv.page import abi, image, layout
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
@@ -73,7 +73,7 @@ def test_the_c_header_in_ten_lines(path, tmp_path):
     assert stolen_ns(2, 2**20) == [NO_COUNT, NO_COUNT]
 
     data = bytearray(path.read_bytes())
-    np.ndarray((), layout.HEADER, data)["abi_version"] = layout.ABI_VERSION + 1
+    np.ndarray((), layout.HEADER, data)["abi_version"] = abi.ABI_VERSION + 1
     path.write_bytes(data)
     assert stolen_ns(0) == [NO_COUNT]
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from junitparser import JUnitXml
 
-from guestpv.page.layout import Fault
+from guestpv.page.abi import Fault
 from guestpv.source.reader import SNAPSHOT
 from guestpv.validate import catalogue, select
 from guestpv.validate.host import _error_ns
