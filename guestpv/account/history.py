@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from guestpv.account.delta import delta
+from guestpv.account.kernel import KernelAccount
 from guestpv.page.abi import State
 from guestpv.page.names import fault_text
-from guestpv.source.procstat import Accounts, KernelAccount
+from guestpv.source.procstat import Accounts
 from guestpv.source.reader import Snapshot
 
 Rows = npt.NDArray[np.intp]

@@ -3,8 +3,9 @@
 
 import numpy as np
 
+from guestpv.account.kernel import KernelAccount
 from guestpv.cpulist import listed
-from guestpv.source.procstat import TICK_NS, KernelAccount
+from guestpv.source.procstat import TICK_NS
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
 

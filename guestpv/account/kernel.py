@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""The kernel's own account of stolen time over intervals, beside the hypervisor's count."""
+
+import numpy as np
+import numpy.typing as npt
+
+from guestpv.source.procstat import TICK_NS, Accounts
+
+_TOLERANCE_NS = 3 * TICK_NS
+_TOLERANCE = 0.05
+
+
+class KernelAccount:
+    """The kernel's account of the last interval, and whether it agrees since the beginning.
+
+    Arrays have one element per CPU.
+    """
+
+    def __init__(self, first: Accounts) -> None:
+        n = len(first)
+        self.steal_ns = np.zeros(n, np.int64)
+        """Stolen in the last interval; negative where the kernel's count ran backwards."""
+        self.run_ns = np.zeros(n, np.int64)
+        """Ran something in the last interval."""
+        self.steal_known = np.zeros(n, np.bool_)
+        """Whether steal_ns is: it was at both ends of the last interval."""
+        self.run_known = np.zeros(n, np.bool_)
+        """Whether run_ns is."""
+        self._last = first
+        # Since the comparison began, which is afresh after an interval that can't be compared:
+        self._kernel_sum = np.zeros(n, np.int64)
+        self._stolen_sum = np.zeros(n, np.int64)
+        self._first_slack_ns = first["slack_ns"]
+
+    def tick(
+        self,
+        now: Accounts,
+        stolen_ns: npt.NDArray[np.int64],
+        broken: npt.NDArray[np.bool_],
+    ) -> None:
+        """End an interval in which *stolen_ns* went by on the hypervisor's count.
+
+        Where the count is *broken* (it restarted, or was unknown at one end), the CPU is compared
+        afresh: what was stolen between is not known.
+        """
+        self.steal_known = now["steal_known"] & self._last["steal_known"]
+        self.run_known = now["run_known"] & self._last["run_known"]
+        self.steal_ns = np.where(self.steal_known, now["steal_ns"] - self._last["steal_ns"], 0)
+        self.run_ns = np.where(self.run_known, now["run_ns"] - self._last["run_ns"], 0).clip(0)
+        self._last = now
+        afresh = broken | ~self.steal_known
+        self._kernel_sum = np.where(afresh, 0, self._kernel_sum + self.steal_ns)
+        self._stolen_sum = np.where(afresh, 0, self._stolen_sum + stolen_ns)
+        self._first_slack_ns = np.where(afresh, now["slack_ns"], self._first_slack_ns)
+
+    @property
+    def differs(self) -> npt.NDArray[np.bool_]:
+        """Whether the two sums are further apart than ticks and late accounting explain."""
+        apart = np.abs(self._kernel_sum - self._stolen_sum)
+        apart -= self._first_slack_ns + self._last["slack_ns"]
+        tolerance = np.maximum(_TOLERANCE_NS, _TOLERANCE * self._stolen_sum)
+        differs: npt.NDArray[np.bool_] = apart > tolerance
+        return differs
