@@ -120,7 +120,7 @@ def validate(
 
             options = Options(_QUICK_S if quick else _DEFAULT_S, disruptive, wait, host_account)
             guest = Guest(path, options)
-            stack.callback(guest.close)
+            stack.callback(lambda: guest.reader.close())
             if guest.live and (cpus := guest.unwatchable):
                 why = "not watched, since this process may not run there (see cpuset(7))"
                 typer.echo(f"guestpv: cpu{listed(cpus)}: {why}", err=True)

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: MIT
 """What a check is: an id, the promise that it checks, and a function that judges a guest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from guestpv.validate.guest import Guest
+from guestpv.validate.guest import Guest
 
 
 class Verdict(StrEnum):
@@ -70,7 +67,7 @@ def skipped(text: str) -> Finding:
     return Finding(Verdict.SKIP, text)
 
 
-Judge = Callable[["Guest"], Finding]
+Judge = Callable[[Guest], Finding]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,26 +4,23 @@
 A function returns what was there before and after, or as text why it could not be done.
 """
 
-from __future__ import annotations
-
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EBUSY, EINVAL
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from guestpv.errors import BusyError, Error, ModuleError, PermissionDeniedError
+from guestpv.source.mapped import MappedReader
 from guestpv.source.procstat import accounts
 from guestpv.source.reader import Snapshot
 from guestpv.validate.undisturbed import undisturbed
 
-if TYPE_CHECKING:
-    from guestpv.validate.guest import Guest
+Progress = Callable[[str], None]
 
 CPUS = Path("/sys/devices/system/cpu")
 POWER = Path("/sys/power")
@@ -62,19 +59,19 @@ class Resumed:
     """CLOCK_BOOTTIME that passed between."""
 
 
-def switch_cpus(guest: Guest) -> list[Switched] | str:
-    """Take every CPU but the first offline and back, one after the other."""
-    if not guest.options.disruptive:
-        return "it takes CPUs offline: see --disruptive"
-    cpus = [cpu for cpu in guest.watchable[1:] if _switch(cpu).exists()]
+def switch_cpus(
+    reader: MappedReader, among: Sequence[int], progress: Progress
+) -> list[Switched] | str:
+    """Take each CPU *among* them that can be offline and back, one after the other."""
+    cpus = [cpu for cpu in among if _switch(cpu).exists()]
     if not cpus:
         return "there is no CPU that can be taken offline"
     switched, refused = [], ""
     for cpu in cpus:
-        guest.progress(f"taking cpu{cpu} offline and back")
+        progress(f"taking cpu{cpu} offline and back")
         try:
             with undisturbed():
-                switched.append(_switch_one(guest, cpu))
+                switched.append(_switch_one(reader, cpu))
         except PermissionError:
             return f"this user may not take cpu{cpu} offline"
         except OSError as error:
@@ -82,16 +79,16 @@ def switch_cpus(guest: Guest) -> list[Switched] | str:
     return switched or refused
 
 
-def _switch_one(guest: Guest, cpu: int) -> Switched:
-    reader, began_ns = guest.reader, _boot_ns()
-    entry_before, before = guest.entries[cpu], reader.snapshot()[cpu]
+def _switch_one(reader: MappedReader, cpu: int) -> Switched:
+    began_ns = _boot_ns()
+    entry_before, before = reader.entries[cpu].copy(), reader.snapshot()[cpu]
     procstat_before_ns = int(accounts((cpu,))[0]["steal_ns"])
     with _offline(cpu):
         offline = reader.snapshot()[cpu]
     return Switched(
         cpu=cpu,
         entry_before=entry_before,
-        entry_after=guest.entries[cpu],
+        entry_after=reader.entries[cpu].copy(),
         before=before,
         offline=offline,
         after=reader.snapshot()[cpu],
@@ -121,10 +118,8 @@ def _switch(cpu: int) -> Path:
     return CPUS / f"cpu{cpu}/online"
 
 
-def suspend(guest: Guest) -> Resumed | str:
+def suspend(reader: MappedReader, progress: Progress) -> Resumed | str:
     """Let the guest sleep for some seconds, to idle, and be woken by its RTC."""
-    if not guest.options.disruptive:
-        return "the guest would sleep: see --disruptive"
     try:
         if "freeze" not in (POWER / "state").read_text().split():
             return "this kernel can't suspend to idle"
@@ -134,8 +129,8 @@ def suspend(guest: Guest) -> Resumed | str:
             return "this user may not suspend the guest"
         if ALARM.read_text().strip():
             return "the RTC has an alarm that is meant for something else"
-        guest.progress(f"sleeping for {_SLEEP_S} s")
-        before, ipas, began_ns = guest.reader.snapshot(), _ipas(guest), _boot_ns()
+        progress(f"sleeping for {_SLEEP_S} s")
+        before, ipas, began_ns = reader.snapshot(), _ipas(reader), _boot_ns()
         os.sync()  # else the kernel does, while the alarm is running
         wakeups = (POWER / "wakeup_count").read_text()  # waits for wakeups that are under way
         with undisturbed():
@@ -144,7 +139,7 @@ def suspend(guest: Guest) -> Resumed | str:
         if error.errno in (EBUSY, EINVAL):
             return "something woke the guest before it slept"
         return f"the guest can't be suspended: {error.strerror}"
-    return Resumed(before, ipas, guest.reader.snapshot(), _ipas(guest), _boot_ns() - began_ns)
+    return Resumed(before, ipas, reader.snapshot(), _ipas(reader), _boot_ns() - began_ns)
 
 
 def _sleep(wakeups: str) -> None:
@@ -161,38 +156,38 @@ def _sleep(wakeups: str) -> None:
         ALARM.write_text("0")
 
 
-def reload(guest: Guest) -> Resumed | str:
-    """Remove the module and load it again."""
+def reload(
+    reader: MappedReader, reopen: Callable[[], MappedReader], progress: Progress
+) -> Resumed | str:
+    """Remove the module and load it again; *reader*, which would keep it, is closed."""
     from guestpv.driver import module
 
-    if not guest.options.disruptive:
-        return "it removes the module for a moment: see --disruptive"
     if os.geteuid() != 0:
         return "only root may load modules"
     if CHECK_MS.read_text().strip() != "1000":
         return "it was loaded with parameters of somebody's own"
-    guest.progress("loading the module again")
+    progress("loading the module again")
     try:
         again = module.find()  # before it is gone
         if not module.is_like_loaded(again):
             return f"{again}, which would be loaded, is not the one that is"
     except ModuleError as error:
         return str(error)
-    before, ipas, began_ns = guest.reader.snapshot(), _ipas(guest), _boot_ns()
+    before, ipas, began_ns = reader.snapshot(), _ipas(reader), _boot_ns()
     with undisturbed():
-        guest.close()
+        reader.close()
         try:
             module.unload()
         except (BusyError, PermissionDeniedError) as error:
             return str(error)
         finally:
             module.load(again)
-            guest.open()
-    return Resumed(before, ipas, guest.reader.snapshot(), _ipas(guest), _boot_ns() - began_ns)
+            reader = reopen()
+    return Resumed(before, ipas, reader.snapshot(), _ipas(reader), _boot_ns() - began_ns)
 
 
-def _ipas(guest: Guest) -> list[int]:
-    ipas: list[int] = guest.entries["ipa"].tolist()
+def _ipas(reader: MappedReader) -> list[int]:
+    ipas: list[int] = reader.entries["ipa"].tolist()
     return ipas
 
 

@@ -4,7 +4,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +18,16 @@ from guestpv.latency.observation import OBSERVATION, Observations, observe
 from guestpv.page.abi import Origin, State
 from guestpv.source.mapped import DEVICE, MappedReader
 from guestpv.source.reader import Snapshot
-from guestpv.validate.disruption import Resumed, Switched, reload, suspend, switch_cpus
+from guestpv.validate.disruption import (
+    Progress,
+    Resumed,
+    Switched,
+    reload,
+    suspend,
+    switch_cpus,
+)
 from guestpv.validate.hostaccount import HostAccount, HostView
 from guestpv.validate.kernelwatch import KernelWatch, Sample
-
-Progress = Callable[[str], None]
 
 _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
@@ -189,17 +194,23 @@ class Guest:
     @cached_property
     def hotplug(self) -> list[Switched] | str:
         """CPUs that were taken offline and back, or why none was."""
-        return switch_cpus(self)
+        if not self.options.disruptive:
+            return "it takes CPUs offline: see --disruptive"
+        return switch_cpus(self.reader, self.watchable[1:], self.progress)
 
     @cached_property
     def suspended(self) -> Resumed | str:
         """What sleep did, or why there was none."""
-        return suspend(self)
+        if not self.options.disruptive:
+            return "the guest would sleep: see --disruptive"
+        return suspend(self.reader, self.progress)
 
     @cached_property
     def reloaded(self) -> Resumed | str:
         """What loading the module again did, or why that was not done."""
-        return reload(self)
+        if not self.options.disruptive:
+            return "it removes the module for a moment: see --disruptive"
+        return reload(self.reader, self.open, self.progress)
 
     def stood_still_s(self) -> float | None:
         """For how long the VM has been stopped since the run began; None if that can't be known.
@@ -211,13 +222,10 @@ class Guest:
             self._stood_still_s = max(now_s, self._stood_still_s or 0.0)
         return self._stood_still_s
 
-    def open(self) -> None:
+    def open(self) -> MappedReader:
         """Open the source again."""
         self.reader = MappedReader(self._path)
-
-    def close(self) -> None:
-        """Let go of it, so that the module can be removed."""
-        self.reader.close()
+        return self.reader
 
 
 def _allowed(cpus: Sequence[int]) -> set[int]:
