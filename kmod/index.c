@@ -14,6 +14,7 @@
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/printk.h>
+#include <linux/random.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
 #include <linux/timekeeping.h>
@@ -55,6 +56,7 @@ const char *guestpv_fault_text(u8 fault)
 		[GUESTPV_FAULT_NO_SLOT]		= "no page of the mapping is left",
 		[GUESTPV_FAULT_UNREADABLE]	= "the structure could not be mapped or read",
 		[GUESTPV_FAULT_MISMATCH]	= "the count is not the one that the kernel reads",
+		[GUESTPV_FAULT_SHARED_PAGE]	= "memory of a device is in the same page",
 	};
 
 	return fault < ARRAY_SIZE(text) ? text[fault] : "unknown fault";
@@ -187,9 +189,11 @@ void guestpv_index_online(unsigned int cpu, struct guestpv_entry *entry)
 		entry->state = GUESTPV_STATE_ONLINE;
 		entry->offset = offset_of(slot, entry->ipa);
 		entry->epoch = old->epoch + 1;
+		entry->reason = old->epoch ? GUESTPV_REASON_HOTPLUG : GUESTPV_REASON_FIRST_SEEN;
 		what = old->epoch ? "restart" : "found";
 		seen[cpu] = look(entry);
 		note_word(entry, seen[cpu].word);
+		entry->epoch_stolen_ns = seen[cpu].count;
 	}
 
 	change_begin();
@@ -244,6 +248,8 @@ void guestpv_index_check(void)
 		if (now.count < seen[cpu].count) {
 			change_begin();
 			entry->epoch++;
+			entry->reason = GUESTPV_REASON_FOUND_LOWER;
+			entry->epoch_stolen_ns = now.count;
 			change_end();
 			guestpv_event("restart", cpu, entry->epoch, now.word);
 		}
@@ -351,6 +357,7 @@ int guestpv_index_init(u32 smccc_version, u32 conduit)
 		.size = index_bytes + (u64)nr_cpu_ids * PAGE_SIZE,
 		.smccc_version = smccc_version,
 		.conduit = conduit,
+		.instance = get_random_long() | 1,
 	};
 	return 0;
 

@@ -8,7 +8,7 @@
  * pin(cpu): os.sched_setaffinity() for one CPU, but without the GIL: whoever
  * moves waits for the CPU, for ever if a real-time task keeps it.
  */
-static PyObject *pin(PyObject *module, PyObject *arg)
+static PyObject *pin(PyObject *Py_UNUSED(module), PyObject *arg)
 {
 	unsigned long cpu = PyLong_AsUnsignedLong(arg);
 	size_t size;

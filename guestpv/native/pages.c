@@ -46,7 +46,8 @@ static bool header_stands(const struct pages *pages)
 	       LOAD(live->header_size) == checked->header_size &&
 	       LOAD(live->entry_size) == checked->entry_size &&
 	       LOAD(live->nr_entries) == checked->nr_entries &&
-	       LOAD(live->size) == checked->size;
+	       LOAD(live->size) == checked->size &&
+	       LOAD(live->instance) == checked->instance;
 }
 
 static uint64_t index_size(const struct guestpv_header *header)
@@ -77,6 +78,8 @@ static enum outcome decode_entry(struct pages *pages, uint32_t nr)
 		.known.state = LOAD(entry->state),
 		.known.origin = LOAD(entry->origin),
 		.known.fault = LOAD(entry->fault),
+		.known.reason = LOAD(entry->reason),
+		.epoch_stolen_ns = LOAD(entry->epoch_stolen_ns),
 	};
 	uint32_t offset = LOAD(entry->offset);
 
@@ -200,7 +203,7 @@ static uint64_t monotonic_ns(void)
 static void mark_unknown(struct row *row, uint64_t word)
 {
 	row->known.valid = false;
-	row->known.revision = word;
+	row->revision = word;
 	row->attributes = word >> 32;
 	row->stolen_ns = 0;
 }
@@ -216,9 +219,11 @@ static bool look_at_all(const struct pages *pages, struct row *row)
 
 		whole &= look(cpu->structure, &word, &count);
 		row->known = cpu->known;
+		row->revision = 0;
 		row->attributes = 0;
-		row->padding = 0;
 		row->stolen_ns = le64toh(count);
+		row->epoch_stolen_ns = cpu->epoch_stolen_ns;
+		row->instance = pages->header.instance;
 		row->monotonic_ns = now;
 		if (word)
 			mark_unknown(row, le64toh(word));

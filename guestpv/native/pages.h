@@ -29,11 +29,13 @@ struct row {
 		uint32_t cpu;
 		uint32_t epoch;
 		uint8_t state, origin, fault, valid;
-		uint32_t revision;
+		uint8_t reason;
 	} known;
+	uint32_t revision;
 	uint32_t attributes;
-	uint32_t padding;
 	uint64_t stolen_ns;
+	uint64_t epoch_stolen_ns;
+	uint64_t instance;
 	uint64_t monotonic_ns;
 };
 
@@ -48,6 +50,7 @@ struct sight {
 
 struct cpu {
 	const uint64_t *structure; /* zeros if there is none */
+	uint64_t epoch_stolen_ns;
 	struct known known; /* valid if there is one; it may say otherwise */
 };
 

@@ -200,7 +200,7 @@ static PyObject *reader_observe(PyObject *self, PyObject *args)
 		goto release_stop;
 	}
 
-	Py_INCREF(mapping); /* it outlasts a close() meanwhile */
+	Py_INCREF((PyObject *)mapping); /* it outlasts a close() meanwhile */
 	Py_BEGIN_ALLOW_THREADS
 	outcome = observe(&pages, &errand, &observation);
 	Py_END_ALLOW_THREADS

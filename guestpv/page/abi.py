@@ -42,6 +42,8 @@ class State(IntEnum):
     """The CPU is offline; its structure can still be read and holds the last count."""
     REFUSED = 3
     """The CPU is online, but has no structure that can be trusted; its fault says why."""
+    STARTING = 4
+    """The CPU is on its way to be online; its count may be starting again, and can't be read."""
 
 
 class Origin(IntEnum):
@@ -76,6 +78,24 @@ class Fault(IntEnum):
     NO_SLOT = 7, "no page of the mapping is left"
     UNREADABLE = 8, "the structure could not be mapped or read"
     MISMATCH = 9, "the count is not the one that the kernel reads"
+    SHARED_PAGE = 10, "memory of a device is in the same page"
+
+
+class Reason(IntEnum):
+    """Why an epoch began."""
+
+    NONE = 0
+    """There is none yet."""
+    FIRST_SEEN = 1
+    """The structure was seen for the first time."""
+    HOTPLUG = 2
+    """The CPU came online, and the count was lower."""
+    FOUND_LOWER = 3
+    """The count was lower than at an earlier look, and nothing is known to have happened."""
+    RESTORED = 4
+    """The count was lower after the VM was restored or cloned, or resumed from hibernation."""
+    RELEARNED = 5
+    """The structure is at another address."""
 
 
 CALLS = {

@@ -3,6 +3,7 @@
 
 import mmap
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guestpv.page import abi, layout
-from guestpv.page.abi import Conduit, Origin, State
+from guestpv.page.abi import Conduit, Origin, Reason, State
 
 KVM_IPA = 0x090A0000
 """Where QEMU's virt machine puts the first structure; the next follow at 64 bytes."""
@@ -21,11 +22,13 @@ def write_image(
     stolen_ns: Sequence[int],
     *,
     epochs: Sequence[int] | None = None,
+    instance: int | None = None,
     ipa: int = KVM_IPA,
 ) -> None:
     """Write a page image: a CPU for each count in *stolen_ns* (nanoseconds), all online.
 
-    The structures stand 64 bytes apart from *ipa* on, as KVM's do. *epochs* are 1 if not given.
+    The structures stand 64 bytes apart from *ipa* on, as KVM's do. *epochs* are 1 if not given,
+    and *instance* is a random number.
     The file appears whole, or not at all.
     """
     index, pages = _layout(len(stolen_ns), ipa)
@@ -41,10 +44,12 @@ def write_image(
     header["size"] = len(image)
     header["smccc_version"] = 0x10001
     header["conduit"] = Conduit.HVC
+    header["instance"] = instance or 1 + secrets.randbits(63)
 
     entries = np.ndarray(len(stolen_ns), layout.ENTRY, image, layout.HEADER.itemsize)
     entries["state"] = State.ONLINE
     entries["origin"] = Origin.ADOPTED
+    entries["reason"] = Reason.FIRST_SEEN
     entries["epoch"] = 1 if epochs is None else epochs
     entries["ipa"] = ipa + np.arange(len(stolen_ns)) * abi.STRUCTURE_ALIGNMENT
     entries["offset"] = index + entries["ipa"] - ipa + ipa % mmap.PAGESIZE

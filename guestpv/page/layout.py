@@ -18,7 +18,8 @@ HEADER = np.dtype(
         ("size", "u8"),
         ("smccc_version", "u4"),
         ("conduit", "u4"),
-        ("reserved", "u8", (2,)),
+        ("instance", "u8"),
+        ("reserved", "u8"),
     ]
 )
 """struct guestpv_header"""
@@ -28,7 +29,7 @@ ENTRY = np.dtype(
         ("state", "u1"),
         ("origin", "u1"),
         ("fault", "u1"),
-        ("reserved", "u1"),
+        ("reason", "u1"),
         ("epoch", "u4"),
         ("ipa", "u8"),
         ("offset", "u4"),
@@ -44,7 +45,8 @@ ENTRY = np.dtype(
         ("since_ns", "u8"),
         ("revision", "u4"),
         ("attributes", "u4"),
-        ("reserved2", "u8", (3,)),
+        ("epoch_stolen_ns", "u8"),
+        ("reserved", "u8", (2,)),
     ]
 )
 """struct guestpv_entry"""

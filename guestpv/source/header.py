@@ -26,6 +26,12 @@ def read_header(fd: int, name: str) -> np.void:
             f" version {abi.ABI_VERSION}",
             "load the module that belongs to it: 'sudo guestpv unload', then 'sudo guestpv load'",
         )
+    if not header["instance"]:
+        raise FormatError(
+            f"{name}: not read",
+            "It has no instance: it was written before the layout was settled",
+            "load the module, or write the page image, anew",
+        )
     header_size, entry_size = int(header["header_size"]), int(header["entry_size"])
     if header_size < layout.HEADER.itemsize or header_size % 8:
         raise _malformed(name, f"Its header says that it is {header_size} bytes long")

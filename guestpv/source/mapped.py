@@ -31,7 +31,7 @@ _MEANWHILE = "(/proc/stat can be read meanwhile: --source procfs)"
 class MappedReader(NativeReader, Reader):
     """Reads the device, or a file of the same layout. `read` and `stolen_ns` are C."""
 
-    __slots__ = ("_cpus", "_index", "_source")
+    __slots__ = ("_cpus", "_index", "_instance", "_source")
 
     def __init__(self, path: str | os.PathLike[str] = DEVICE) -> None:
         """Map *path*.
@@ -52,6 +52,7 @@ class MappedReader(NativeReader, Reader):
             self._source = _source(fd, name)
         finally:
             os.close(fd)
+        self._instance = int(header["instance"])
         self._cpus = tuple(range(int(header["nr_entries"])))
         self._index = int(header["header_size"]), int(header["entry_size"])
 
@@ -62,6 +63,10 @@ class MappedReader(NativeReader, Reader):
     @property
     def cpus(self) -> tuple[int, ...]:
         return self._cpus
+
+    @property
+    def instance(self) -> int:
+        return self._instance
 
     @property
     def header(self) -> np.void:

@@ -16,6 +16,7 @@ from guestpv.source.procstat import TICK_NS, Accounts, parse
 from guestpv.source.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
 
 POSSIBLE = "/sys/devices/system/cpu/possible"
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class ProcfsReader(Reader):
@@ -34,6 +35,7 @@ class ProcfsReader(Reader):
             ranges = CpuList.parse(Path(possible).read_text()).ranges
             self._cpus = tuple(cpu for cpus in ranges for cpu in cpus)
             Path(path).read_bytes()
+            self._instance = int(Path(BOOT_ID).read_text()[:8], 16) | 1 << 32  # never 0
         except OSError as error:
             raise NoSourceError(
                 f"{error.filename}: not read", error.strerror or str(error), "mount /proc and /sys"
@@ -49,6 +51,10 @@ class ProcfsReader(Reader):
     @property
     def cpus(self) -> tuple[int, ...]:
         return self._cpus
+
+    @property
+    def instance(self) -> int:
+        return self._instance
 
     @property
     def header(self) -> None:
@@ -95,6 +101,7 @@ class ProcfsReader(Reader):
         rows["cpu"] = self._cpus
         rows["state"] = np.where(account["present"], State.ONLINE, State.ABSENT)
         rows["valid"] = account["steal_known"]
+        rows["instance"] = self._instance
         rows["stolen_ns"] = account["steal_ns"]
         rows["monotonic_ns"] = now
         return rows

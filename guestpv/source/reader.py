@@ -23,14 +23,17 @@ SNAPSHOT = np.dtype(
         ("origin", np.uint8),
         ("fault", np.uint8),
         ("valid", np.bool_),
+        ("reason", np.uint8),
         ("revision", np.uint32),
         ("attributes", np.uint32),
         ("stolen_ns", np.uint64),
+        ("epoch_stolen_ns", np.uint64),
+        ("instance", np.uint64),
         ("monotonic_ns", np.uint64),
     ],
     align=True,
 )
-"""One CPU in a snapshot: 40 bytes.
+"""One CPU in a snapshot: 56 bytes.
 
 ========================  ========================================================================
 ``cpu``                   CPU number; row *n* is of CPU ``reader.cpus[n]``
@@ -39,8 +42,12 @@ SNAPSHOT = np.dtype(
 ``origin``                a `guestpv.page.abi.Origin`
 ``fault``                 a `guestpv.page.abi.Fault`
 ``valid``                 whether ``stolen_ns`` is a count
+``reason``                a `guestpv.page.abi.Reason`: why the epoch began
 ``revision, attributes``  the structure's own; if one is not 0, the row is not valid
 ``stolen_ns``             raw stolen time in nanoseconds; 0 where the row is not valid
+``epoch_stolen_ns``       the count when the module first saw it in this epoch
+``instance``              of which load of the module this is, the same in all rows: only within one
+                          instance are epochs, and counts, to be compared; for procfs, of which boot
 ``monotonic_ns``          `time.monotonic_ns` just before the first count was read; the same in all
 ========================  ========================================================================
 """
@@ -72,6 +79,11 @@ class Reader(ABC):
     @abstractmethod
     def cpus(self) -> tuple[int, ...]:
         """The numbers of all possible CPUs, in the order of a snapshot's rows."""
+
+    @property
+    @abstractmethod
+    def instance(self) -> int:
+        """As in `SNAPSHOT`: counts of two instances can't be compared. Not 0."""
 
     @property
     @abstractmethod

@@ -15,7 +15,8 @@
  *
  *  1. load header.sequence with acquire order; if odd, the index is changing:
  *     start again, a bounded number of times
- *  2. take entry.state, .epoch and .offset; without a structure, stop
+ *  2. take entry.state, .epoch and .offset; where the state is neither online
+ *     nor offline there is no count: stop, once step 5 has found no change
  *  3. load the structure's revision and attributes as one aligned 64-bit word
  *     with acquire order; if it is not zero, do not interpret what follows
  *  4. load stolen_time as one aligned 64-bit word with acquire order
@@ -24,6 +25,14 @@
  *     last; if one of the two changed, start again
  *
  * The index is in the CPU's byte order, the structures are little-endian.
+ *
+ * Vouched for are the index, and of each structure that an entry's offset leads
+ * to its 64 bytes. Nothing else of the mapping is: a page of it may be empty
+ * until a CPU that needs it appears, and what else lies in a guest page is the
+ * hypervisor's affair, and need not even be backed. A load from there may end
+ * in SIGBUS, so never copy the mapping as a whole.
+ *
+ * poll(2) reports POLLIN and POLLPRI once after each change of the index.
  */
 #ifndef _UAPI_GUESTPV_H
 #define _UAPI_GUESTPV_H
@@ -68,12 +77,15 @@ enum guestpv_conduit {
  *	and holds the last count
  * @GUESTPV_STATE_REFUSED: the CPU is online, but has no structure that can be
  *	trusted; &guestpv_entry.fault says why
+ * @GUESTPV_STATE_STARTING: the CPU is on its way to be online, and its count may
+ *	be starting again: it can't be read until the state is another
  */
 enum guestpv_state {
 	GUESTPV_STATE_ABSENT	= 0,
 	GUESTPV_STATE_ONLINE	= 1,
 	GUESTPV_STATE_OFFLINE	= 2,
 	GUESTPV_STATE_REFUSED	= 3,
+	GUESTPV_STATE_STARTING	= 4,
 };
 
 /**
@@ -104,6 +116,8 @@ enum guestpv_origin {
  * @GUESTPV_FAULT_NO_SLOT: no page of the mapping is left for it
  * @GUESTPV_FAULT_UNREADABLE: the structure could not be mapped or read
  * @GUESTPV_FAULT_MISMATCH: the count is not the one that the kernel reads
+ * @GUESTPV_FAULT_SHARED_PAGE: memory of a device is in the same page, and would
+ *	be mapped with it
  */
 enum guestpv_fault {
 	GUESTPV_FAULT_NONE		= 0,
@@ -116,6 +130,27 @@ enum guestpv_fault {
 	GUESTPV_FAULT_NO_SLOT		= 7,
 	GUESTPV_FAULT_UNREADABLE	= 8,
 	GUESTPV_FAULT_MISMATCH		= 9,
+	GUESTPV_FAULT_SHARED_PAGE	= 10,
+};
+
+/**
+ * enum guestpv_reason - why an epoch began
+ * @GUESTPV_REASON_NONE: there is none yet
+ * @GUESTPV_REASON_FIRST_SEEN: the structure was seen for the first time
+ * @GUESTPV_REASON_HOTPLUG: the CPU came online, and the count was lower
+ * @GUESTPV_REASON_FOUND_LOWER: the count was lower than at an earlier look, and
+ *	nothing is known to have happened
+ * @GUESTPV_REASON_RESTORED: the count was lower after the VM was restored or
+ *	cloned, or after the machine was resumed from hibernation
+ * @GUESTPV_REASON_RELEARNED: the structure is at another address
+ */
+enum guestpv_reason {
+	GUESTPV_REASON_NONE		= 0,
+	GUESTPV_REASON_FIRST_SEEN	= 1,
+	GUESTPV_REASON_HOTPLUG		= 2,
+	GUESTPV_REASON_FOUND_LOWER	= 3,
+	GUESTPV_REASON_RESTORED		= 4,
+	GUESTPV_REASON_RELEARNED	= 5,
 };
 
 /**
@@ -130,6 +165,8 @@ enum guestpv_fault {
  * @size: bytes of the whole mapping
  * @smccc_version: of the firmware interface: major in bits 30:16, minor in 15:0
  * @conduit: one of &enum guestpv_conduit
+ * @instance: a random number of this load of the module, never zero: epochs and
+ *	counts of two instances can't be compared
  * @reserved: zero
  */
 struct guestpv_header {
@@ -143,7 +180,8 @@ struct guestpv_header {
 	__u64 size;
 	__u32 smccc_version;
 	__u32 conduit;
-	__u64 reserved[2];
+	__u64 instance;
+	__u64 reserved;
 };
 
 /**
@@ -151,9 +189,9 @@ struct guestpv_header {
  * @state: one of &enum guestpv_state
  * @origin: one of &enum guestpv_origin
  * @fault: one of &enum guestpv_fault
- * @reserved: zero
- * @epoch: goes up each time the count is known to have started again, as it
- *	does when the CPU was offline; counts of two epochs have no difference
+ * @reason: why the epoch began: one of &enum guestpv_reason
+ * @epoch: goes up each time the count was seen to have started again; counts of
+ *	two epochs have no difference
  * @ipa: the structure's guest physical address; with a fault, the refused one
  * @offset: bytes from the beginning of the mapping to the structure; 0 if none
  * @st_call: the number of PV_TIME_ST that the feature query vouched for, or 0
@@ -168,7 +206,9 @@ struct guestpv_header {
  * @since_ns: CLOCK_BOOTTIME at which the module first saw the next two
  * @revision: the structure's revision when the module last looked
  * @attributes: the structure's attributes when the module last looked
- * @reserved2: zero
+ * @epoch_stolen_ns: the count when the module first saw it in this epoch: what
+ *	it has grown by since then was stolen since then
+ * @reserved: zero
  *
  * The eight returned values are those of the CPU's x0 register, as signed
  * numbers, or GUESTPV_NOT_CALLED. The last three are of calls that a hypervisor
@@ -178,7 +218,7 @@ struct guestpv_entry {
 	__u8  state;
 	__u8  origin;
 	__u8  fault;
-	__u8  reserved;
+	__u8  reason;
 	__u32 epoch;
 	__u64 ipa;
 	__u32 offset;
@@ -194,7 +234,8 @@ struct guestpv_entry {
 	__u64 since_ns;
 	__u32 revision;
 	__u32 attributes;
-	__u64 reserved2[3];
+	__u64 epoch_stolen_ns;
+	__u64 reserved[2];
 };
 
 /**

@@ -220,7 +220,7 @@ def test_readers_in_many_threads(reader: MappedReader, page: Page) -> None:
 
 
 def test_out_is_filled_and_returned(reader: MappedReader) -> None:
-    out = np.full(3, 0xFF, "u1").repeat(40).view(guestpv.SNAPSHOT)
+    out = np.full(3, 0xFF, "u1").repeat(56).view(guestpv.SNAPSHOT)
     assert reader.snapshot(out) is out
     assert out["stolen_ns"].tolist() == COUNTS
 
