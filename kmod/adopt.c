@@ -20,10 +20,12 @@
 
 #include "core.h"
 
-static long region_offset;
-static guestpv_clock_fn kernel_clock;
+static struct {
+	long region_offset;
+	guestpv_clock_fn kernel_clock;
+} guestpv_adopt;
 
-static bool is_this_build(const char *build)
+static bool guestpv_is_this_build(const char *build)
 {
 	const struct new_utsname *uts = &init_uts_ns.name;
 	size_t len = strlen(uts->release);
@@ -34,28 +36,32 @@ static bool is_this_build(const char *build)
 
 int guestpv_owner_init(long adopt_offset, const char *adopt_build)
 {
+	int err;
+
 	if (!adopt_offset || !adopt_build) {
 		pr_err("this kernel owns the stolen-time structures: adopt_offset and adopt_build are needed to adopt them; 'guestpv load' finds them\n");
 		return -EINVAL;
 	}
-	if (abs(adopt_offset) > SZ_16M || adopt_offset % (long)sizeof(void *)) {
+	if (adopt_offset < -SZ_16M || adopt_offset > SZ_16M ||
+	    adopt_offset % (long)sizeof(void *)) {
 		pr_err("adopt_offset=%ld is not the distance of two per-CPU variables; 'guestpv load' finds the right one\n",
 		       adopt_offset);
 		return -EINVAL;
 	}
-	if (!is_this_build(adopt_build)) {
+	if (!guestpv_is_this_build(adopt_build)) {
 		pr_err("adopt_offset belongs to the kernel '%s', and this is '%s %s'; 'guestpv load' finds the right one\n",
 		       adopt_build, init_uts_ns.name.release, init_uts_ns.name.version);
 		return -ESTALE;
 	}
 
-	kernel_clock = guestpv_kernel_clock();
-	if (!kernel_clock) {
-		pr_err("the kernel's own reader, para_steal_clock(), was not found (CONFIG_KPROBES is needed): the adopted structures could not be checked against it\n");
+	err = guestpv_kernel_clock(&guestpv_adopt.kernel_clock);
+	if (err) {
+		pr_err("the kernel's own reader, para_steal_clock(), was not found (error %d), and without it the adopted structures can't be checked: the kernel lacks CONFIG_KPROBES, is locked down, or was built so that the function is inlined or has another name\n",
+		       err);
 		return -ENXIO;
 	}
 
-	region_offset = adopt_offset;
+	guestpv_adopt.region_offset = adopt_offset;
 	return 0;
 }
 
@@ -65,10 +71,9 @@ int guestpv_owner_init(long adopt_offset, const char *adopt_build)
  */
 void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry)
 {
-	const void *region = (void *)per_cpu_ptr(&kernel_cpustat, cpu) + region_offset;
-	struct guestpv_stolen_time st;
+	const void *region = (void *)per_cpu_ptr(&kernel_cpustat, cpu) +
+			     guestpv_adopt.region_offset;
 	const void *kaddr;
-	u64 before, after;
 
 	entry->origin = GUESTPV_ORIGIN_ADOPTED;
 	entry->fault = GUESTPV_FAULT_UNREADABLE;
@@ -79,19 +84,27 @@ void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry)
 		entry->fault = GUESTPV_FAULT_NO_REGION;
 		return;
 	}
-	if (!is_vmalloc_addr(kaddr) || !IS_ALIGNED((unsigned long)kaddr, 64))
+	if (!is_vmalloc_addr(kaddr) || !IS_ALIGNED((unsigned long)kaddr, 64) ||
+	    !vmalloc_to_page(kaddr))
 		return;
-
-	before = kernel_clock(cpu);
-	if (copy_from_kernel_nofault(&st, kaddr, sizeof(st)) || !vmalloc_to_page(kaddr))
-		return;
-	after = kernel_clock(cpu);
 
 	entry->ipa = PFN_PHYS(vmalloc_to_pfn(kaddr)) | offset_in_page(kaddr);
-	if (le64_to_cpu(st.stolen_time) < before || le64_to_cpu(st.stolen_time) > after)
-		entry->fault = GUESTPV_FAULT_MISMATCH;
-	else
-		entry->fault = GUESTPV_FAULT_NONE;
+	entry->fault = GUESTPV_FAULT_NONE;
+}
+
+u8 guestpv_owner_verify(unsigned int cpu, const struct guestpv_stolen_time *st)
+{
+	u64 before = guestpv_adopt.kernel_clock(cpu);
+	struct guestpv_sample sample;
+
+	if (!guestpv_sample(st, &sample))
+		return GUESTPV_FAULT_UNREADABLE;
+	/* The kernel interprets every revision; here none but the first means anything. */
+	if (sample.word)
+		return GUESTPV_FAULT_NONE;
+	if (sample.stolen_ns < before || sample.stolen_ns > guestpv_adopt.kernel_clock(cpu))
+		return GUESTPV_FAULT_MISMATCH;
+	return GUESTPV_FAULT_NONE;
 }
 
 /*

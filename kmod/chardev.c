@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * /dev/guestpv: one read-only mapping, and the uevents of its device. There is
- * no read(2), no write(2) and no ioctl(2): the mapping says everything.
+ * /dev/guestpv: one read-only mapping, and poll(2), which tells of changes of
+ * the index. There is no read(2), no write(2) and no ioctl(2): the mapping says
+ * everything.
  */
 #include <linux/fs.h>
-#include <linux/kobject.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
-#include <linux/mutex.h>
+#include <linux/poll.h>
 
 #include "core.h"
 
@@ -51,9 +51,37 @@ static int guestpv_mmap(struct file *file, struct vm_area_struct *vma)
 	return 0;
 }
 
+/* The sequence up to which whoever has opened the file was told of changes. */
+static void guestpv_set_told(struct file *file, u32 sequence)
+{
+	WRITE_ONCE(file->private_data, (void *)(unsigned long)sequence);
+}
+
+static int guestpv_open(struct inode *inode, struct file *file)
+{
+	guestpv_set_told(file, guestpv_index_sequence());
+	return 0;
+}
+
+static __poll_t guestpv_poll(struct file *file, poll_table *wait)
+{
+	u32 told = (unsigned long)READ_ONCE(file->private_data);
+	u32 sequence;
+
+	poll_wait(file, guestpv_index_changed(), wait);
+	sequence = guestpv_index_sequence();
+	if (sequence == told)
+		return 0;
+
+	guestpv_set_told(file, sequence);
+	return EPOLLIN | EPOLLPRI;
+}
+
 static const struct file_operations guestpv_fops = {
 	.owner = THIS_MODULE,
+	.open = guestpv_open,
 	.mmap = guestpv_mmap,
+	.poll = guestpv_poll,
 };
 
 static struct miscdevice guestpv_misc = {
@@ -63,40 +91,6 @@ static struct miscdevice guestpv_misc = {
 	.mode = 0400,
 };
 
-/* Events come from CPUs, suspend and the check, while the device may be leaving. */
-static DEFINE_MUTEX(event_lock);
-static struct device *device;
-
-/**
- * guestpv_event() - tell user space by a uevent
- * @what: found, lost, restart or revision
- * @cpu: whose structure
- * @epoch: its epoch from now on
- * @word: revision (low half) and attributes (high half)
- *
- * What is found while the module loads is not news: there is no device yet.
- */
-void guestpv_event(const char *what, unsigned int cpu, u32 epoch, u64 word)
-{
-	char env[5][40];
-	char *envp[ARRAY_SIZE(env) + 1] = { };
-	unsigned int i;
-
-	snprintf(env[0], sizeof(env[0]), "GUESTPV_EVENT=%s", what);
-	snprintf(env[1], sizeof(env[1]), "GUESTPV_CPU=%u", cpu);
-	snprintf(env[2], sizeof(env[2]), "GUESTPV_EPOCH=%u", epoch);
-	snprintf(env[3], sizeof(env[3]), "GUESTPV_REVISION=%u", lower_32_bits(word));
-	snprintf(env[4], sizeof(env[4]), "GUESTPV_ATTRIBUTES=%u", upper_32_bits(word));
-	for (i = 0; i < ARRAY_SIZE(env); i++)
-		envp[i] = env[i];
-
-	/* An event that is lost for want of memory still stands in the index. */
-	mutex_lock(&event_lock);
-	if (device)
-		kobject_uevent_env(&device->kobj, KOBJ_CHANGE, envp);
-	mutex_unlock(&event_lock);
-}
-
 int guestpv_chardev_init(void)
 {
 	int err = misc_register(&guestpv_misc);
@@ -104,17 +98,12 @@ int guestpv_chardev_init(void)
 	if (err)
 		return err;
 
-	mutex_lock(&event_lock);
-	device = guestpv_misc.this_device;
-	mutex_unlock(&event_lock);
+	guestpv_event_device(guestpv_misc.this_device);
 	return 0;
 }
 
 void guestpv_chardev_exit(void)
 {
-	mutex_lock(&event_lock);
-	device = NULL;
-	mutex_unlock(&event_lock);
-
+	guestpv_event_device(NULL);
 	misc_deregister(&guestpv_misc);
 }

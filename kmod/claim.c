@@ -13,8 +13,10 @@
 
 int guestpv_owner_init(long adopt_offset, const char *adopt_build)
 {
+	guestpv_clock_fn clock;
+
 	/* A kernel rebuilt under the same name takes a module that is not for it. */
-	if (guestpv_kernel_clock()) {
+	if (!guestpv_kernel_clock(&clock)) {
 		pr_err("this kernel owns the stolen-time structures, but the module was built for one that does not: build it again\n");
 		return -ESTALE;
 	}
@@ -37,6 +39,12 @@ void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry)
 		entry->fault = GUESTPV_FAULT_NOT_SUPPORTED;
 	else
 		entry->ipa = res.a0;
+}
+
+u8 guestpv_owner_verify(unsigned int cpu, const struct guestpv_stolen_time *st)
+{
+	/* There is nobody to ask. */
+	return GUESTPV_FAULT_NONE;
 }
 
 /* One CPU's bad answer is that CPU's: the others stay of use. */

@@ -8,21 +8,31 @@
 #include "core.h"
 
 /* A kprobe resolves what kallsyms no longer exports. It is never armed. */
-static void *text_symbol(const char *name)
+static int guestpv_text_symbol(const char *name, void **addr)
 {
 	struct kprobe kp = { .symbol_name = name, .flags = KPROBE_FLAG_DISABLED };
-	void *addr;
+	int err = register_kprobe(&kp);
 
-	if (register_kprobe(&kp))
-		return NULL;
-	addr = kp.addr;
+	if (err)
+		return err;
+	*addr = kp.addr;
 	unregister_kprobe(&kp);
 
-	return addr;
+	return 0;
 }
 
-guestpv_clock_fn guestpv_kernel_clock(void)
+/**
+ * guestpv_kernel_clock() - find the kernel's own reader
+ * @clock: where it goes
+ *
+ * Return: 0, or what register_kprobe() returned: -ENOENT if there is no such
+ * function.
+ */
+int guestpv_kernel_clock(guestpv_clock_fn *clock)
 {
-	return text_symbol("para_steal_clock") ?:
-	       text_symbol("pv_steal_clock"); /* its name before 5.13 */
+	int err = guestpv_text_symbol("para_steal_clock", (void **)clock);
+
+	if (err == -ENOENT)
+		err = guestpv_text_symbol("pv_steal_clock", (void **)clock); /* before 5.13 */
+	return err;
 }

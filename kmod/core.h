@@ -2,49 +2,91 @@
 /*
  * What the parts of the module know of each other. The data flows one way:
  *
- *   discover -> adopt or claim -> index -> chardev
+ *   discover -> adopt or claim -> pages -> index -> event, chardev
  *
- * and main ties their lifetimes to those of the CPUs and of the module.
+ * hotplug and monitor drive it, when a CPU comes or goes and from time to time;
+ * main ties their lifetimes to that of the module.
  */
 #ifndef _GUESTPV_CORE_H
 #define _GUESTPV_CORE_H
 
+#include <linux/cpumask.h>
 #include <linux/mm_types.h>
+#include <linux/poll.h>
 #include <linux/types.h>
 
 #include "uapi/guestpv.h"
 
 /* discover.c: does this CPU's hypervisor offer PV-time? */
 int guestpv_discover_conduit(u32 *smccc_version, u32 *conduit);
+void guestpv_discover_nothing(struct guestpv_entry *entry);
 int guestpv_discover(struct guestpv_entry *entry);
 
-/* clock.c: the kernel's own reader of a CPU's stolen time; NULL if it has none */
+/* clock.c: the kernel's own reader of a CPU's stolen time */
 typedef u64 (*guestpv_clock_fn)(int cpu);
-guestpv_clock_fn guestpv_kernel_clock(void);
+int guestpv_kernel_clock(guestpv_clock_fn *clock);
 
 /*
- * adopt.c or claim.c, by whether the kernel was built to own the structures:
- * where is this CPU's structure? Runs on @cpu, in a context that can sleep.
- * Fills in origin, fault and what was learned: ipa, st_return.
+ * adopt.c or claim.c, by whether the kernel was built to own the structures.
+ * learn: where is this CPU's structure? Runs on @cpu, in a context that can
+ * sleep, reads nothing at the address, and fills in origin, fault and what was
+ * learned: ipa, st_return.
+ * verify: is what stands at the address, which was checked, this CPU's count?
+ * judge: does this one entry say that nothing of what was learned is right?
  */
 int guestpv_owner_init(long adopt_offset, const char *adopt_build);
 void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry);
+u8 guestpv_owner_verify(unsigned int cpu, const struct guestpv_stolen_time *st);
 int guestpv_owner_judge(const struct guestpv_entry *entry);
 
-/* index.c: the mapping: which structure is where, and what it was last seen to say */
+/* pages.c: the guest pages that hold structures, behind the index in the mapping */
+int guestpv_pages_init(size_t index_bytes);
+void guestpv_pages_exit(void);
+u8 guestpv_pages_place(u64 ipa, u32 *offset);
+const struct guestpv_stolen_time *guestpv_pages_structure(u32 offset);
+void guestpv_pages_sort(void);
+unsigned int guestpv_pages_count(void);
+bool guestpv_pages_pfn(pgoff_t nr, unsigned long *pfn);
+
+/* One structure, as it was read. The count means something only where word is 0. */
+struct guestpv_sample {
+	u64 word; /* revision in the low half, attributes in the high one */
+	u64 stolen_ns;
+};
+
+/* sample.c: the read protocol of uapi/guestpv.h, for the module itself */
+bool guestpv_sample(const struct guestpv_stolen_time *st, struct guestpv_sample *sample);
+
+/* index.c: which structure is where, and what it was last seen to say */
 int guestpv_index_init(u32 smccc_version, u32 conduit);
 void guestpv_index_exit(void);
 int guestpv_index_seal(void);
-void guestpv_index_online(unsigned int cpu, struct guestpv_entry *entry);
+bool guestpv_index_offline_failed(unsigned int cpu);
+void guestpv_index_online(unsigned int cpu, struct guestpv_entry *entry, u8 reason);
 void guestpv_index_offline(unsigned int cpu);
-void guestpv_index_check(void);
+void guestpv_index_starting(unsigned int cpu, u8 reason);
+void guestpv_index_starting_failed(unsigned int cpu);
+void guestpv_index_check(u8 reason);
 u64 guestpv_index_size(void);
 bool guestpv_index_pfn(pgoff_t pgoff, unsigned long *pfn);
-const char *guestpv_fault_text(u8 fault);
+u32 guestpv_index_sequence(void);
+wait_queue_head_t *guestpv_index_changed(void);
 
-/* chardev.c: /dev/guestpv and its uevents */
+/* event.c: the uevents of the device, which is NULL while there is none */
+struct device;
+void guestpv_event_device(struct device *device);
+void guestpv_event(const char *what, const char *reason, const struct cpumask *cpus);
+
+/* hotplug.c: CPUs that come and go, and a machine that wakes up elsewhere */
+int guestpv_hotplug_init(void);
+void guestpv_hotplug_exit(void);
+
+/* monitor.c: looks for what nobody announces, and listens to what is */
+int guestpv_monitor_init(void);
+void guestpv_monitor_exit(void);
+
+/* chardev.c: /dev/guestpv */
 int guestpv_chardev_init(void);
 void guestpv_chardev_exit(void);
-void guestpv_event(const char *what, unsigned int cpu, u32 epoch, u64 word);
 
 #endif /* _GUESTPV_CORE_H */

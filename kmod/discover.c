@@ -29,7 +29,7 @@ int guestpv_discover_conduit(u32 *smccc_version, u32 *conduit)
 	}
 }
 
-static s64 query(u32 function, u32 argument)
+static s64 guestpv_call(u32 function, u32 argument)
 {
 	struct arm_smccc_res res;
 
@@ -37,19 +37,38 @@ static s64 query(u32 function, u32 argument)
 	return res.a0;
 }
 
+static s64 guestpv_features(u32 number)
+{
+	return guestpv_call(GUESTPV_PV_TIME_FEATURES, number);
+}
+
 /*
  * ARCH_FEATURES returns an int32; the upper half of the register is not defined.
  * PV_TIME_FEATURES returned an int32 in the draft and an int64 as merged: only a
  * zero register is a success in both, whatever form a refusal has.
  */
-static bool arch_features_ok(s64 ret)
+static bool guestpv_arch_features_ok(s64 ret)
 {
 	return (s32)ret >= 0;
 }
 
-static bool pv_features_ok(s64 ret)
+static bool guestpv_pv_features_ok(s64 ret)
 {
 	return ret == 0;
+}
+
+/* What is known of a CPU whose hypervisor was not asked. */
+void guestpv_discover_nothing(struct guestpv_entry *entry)
+{
+	entry->st_call = 0;
+	entry->arch_features = GUESTPV_NOT_CALLED;
+	entry->features_self = GUESTPV_NOT_CALLED;
+	entry->features_st = GUESTPV_NOT_CALLED;
+	entry->features_st_draft = GUESTPV_NOT_CALLED;
+	entry->st_return = GUESTPV_NOT_CALLED;
+	entry->features_undefined = GUESTPV_NOT_CALLED;
+	entry->features_st_smc32 = GUESTPV_NOT_CALLED;
+	entry->features_smc32 = GUESTPV_NOT_CALLED;
 }
 
 /**
@@ -60,29 +79,24 @@ static bool pv_features_ok(s64 ret)
  */
 int guestpv_discover(struct guestpv_entry *entry)
 {
-	entry->st_call = 0;
-	entry->features_self = GUESTPV_NOT_CALLED;
-	entry->features_st = GUESTPV_NOT_CALLED;
-	entry->features_st_draft = GUESTPV_NOT_CALLED;
-	entry->st_return = GUESTPV_NOT_CALLED;
-	entry->features_undefined = GUESTPV_NOT_CALLED;
-	entry->features_st_smc32 = GUESTPV_NOT_CALLED;
-	entry->features_smc32 = GUESTPV_NOT_CALLED;
+	guestpv_discover_nothing(entry);
 
-	entry->arch_features = query(ARM_SMCCC_ARCH_FEATURES_FUNC_ID, GUESTPV_PV_TIME_FEATURES);
-	if (!arch_features_ok(entry->arch_features))
+	entry->arch_features = guestpv_call(ARM_SMCCC_ARCH_FEATURES_FUNC_ID,
+					    GUESTPV_PV_TIME_FEATURES);
+	if (!guestpv_arch_features_ok(entry->arch_features))
 		return -EOPNOTSUPP;
 
-	entry->features_self = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_FEATURES);
-	entry->features_st = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_ST);
-	entry->features_st_draft = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_ST_DRAFT);
-	entry->features_undefined = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_UNDEFINED);
-	entry->features_st_smc32 = query(GUESTPV_PV_TIME_FEATURES, GUESTPV_PV_TIME_ST_SMC32);
-	entry->features_smc32 = query(GUESTPV_PV_TIME_FEATURES_SMC32, GUESTPV_PV_TIME_FEATURES);
+	entry->features_self = guestpv_features(GUESTPV_PV_TIME_FEATURES);
+	entry->features_st = guestpv_features(GUESTPV_PV_TIME_ST);
+	entry->features_st_draft = guestpv_features(GUESTPV_PV_TIME_ST_DRAFT);
+	entry->features_undefined = guestpv_features(GUESTPV_PV_TIME_UNDEFINED);
+	entry->features_st_smc32 = guestpv_features(GUESTPV_PV_TIME_ST_SMC32);
+	entry->features_smc32 = guestpv_call(GUESTPV_PV_TIME_FEATURES_SMC32,
+					     GUESTPV_PV_TIME_FEATURES);
 
-	if (pv_features_ok(entry->features_st))
+	if (guestpv_pv_features_ok(entry->features_st))
 		entry->st_call = GUESTPV_PV_TIME_ST;
-	else if (pv_features_ok(entry->features_st_draft))
+	else if (guestpv_pv_features_ok(entry->features_st_draft))
 		entry->st_call = GUESTPV_PV_TIME_ST_DRAFT;
 	else
 		return -EOPNOTSUPP;

@@ -1,49 +1,49 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The index and the guest pages behind it: what /dev/guestpv maps. An address
- * enters only through check_address() and place(), so nothing is ever mapped to
- * users that was not checked. A page that was given a slot keeps it until the
- * module goes: a mapping made before a hotplug stays good.
+ * The index: for each possible CPU what can be said of its structure, and how
+ * far its count can be followed. An epoch ends where the count was seen to be
+ * lower than before, whatever happened to the CPU: a hypervisor need not restart
+ * a count when PV_TIME_ST is called again.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/cpumask.h>
 #include <linux/errno.h>
-#include <linux/io.h>
-#include <linux/ioport.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/printk.h>
 #include <linux/random.h>
+#include <linux/ratelimit.h>
 #include <linux/slab.h>
-#include <linux/sort.h>
 #include <linux/timekeeping.h>
-
-#include <asm/cpufeature.h>
+#include <linux/vmalloc.h>
+#include <linux/wait.h>
 
 #include "core.h"
 
-/* A guest page that holds structures */
-struct slot {
-	phys_addr_t phys;
-	void *kaddr;
-};
-
-/* What the last check saw of a CPU's structure */
-struct seen {
+/* What a CPU's structure was last seen to say: the evidence for the next epoch */
+struct guestpv_last {
+	u64 ipa;
 	u64 word;
-	u64 count;
+	u64 stolen_ns; /* when word was last 0 */
 };
 
-static DEFINE_MUTEX(lock);
-static struct guestpv_header *header;
-static struct guestpv_entry *entries;
-static size_t index_bytes;
-static struct slot *slots;
-static unsigned int nr_slots;
-static struct seen *seen;
+static struct {
+	struct mutex lock; /* for who changes the index; readers go by its sequence */
+	struct guestpv_header *header;
+	struct guestpv_entry *entries;
+	size_t bytes;
+	struct guestpv_last *last;
+	wait_queue_head_t changed;
+	/* Which CPUs a look found something at: too large for the stack */
+	struct cpumask restarted;
+	struct cpumask revised;
+} guestpv_index = {
+	.lock = __MUTEX_INITIALIZER(guestpv_index.lock),
+	.changed = __WAIT_QUEUE_HEAD_INITIALIZER(guestpv_index.changed),
+};
 
-const char *guestpv_fault_text(u8 fault)
+static const char *guestpv_fault_text(u8 fault)
 {
 	static const char *const text[] = {
 		[GUESTPV_FAULT_NONE]		= "no fault",
@@ -62,8 +62,29 @@ const char *guestpv_fault_text(u8 fault)
 	return fault < ARRAY_SIZE(text) ? text[fault] : "unknown fault";
 }
 
-static void change_begin(void)
+static const char *guestpv_reason_text(u8 reason)
 {
+	static const char *const text[] = {
+		[GUESTPV_REASON_NONE]		= "none",
+		[GUESTPV_REASON_FIRST_SEEN]	= "first-seen",
+		[GUESTPV_REASON_HOTPLUG]	= "hotplug",
+		[GUESTPV_REASON_FOUND_LOWER]	= "found-lower",
+		[GUESTPV_REASON_RESTORED]	= "restored",
+		[GUESTPV_REASON_RELEARNED]	= "relearned",
+	};
+
+	return reason < ARRAY_SIZE(text) ? text[reason] : "unknown";
+}
+
+/*
+ * Between the two stand nothing but stores: a reader that waits for the even
+ * sequence may be of a higher priority, and have this CPU for itself.
+ */
+static void guestpv_change_begin(void)
+{
+	struct guestpv_header *header = guestpv_index.header;
+
+	preempt_disable();
 	WRITE_ONCE(header->sequence, header->sequence + 1);
 	/*
 	 * The odd count is seen before any change. Pairs with the acquire fence
@@ -72,197 +93,248 @@ static void change_begin(void)
 	smp_wmb();
 }
 
-static void change_end(void)
+static void guestpv_change_end(void)
 {
+	struct guestpv_header *header = guestpv_index.header;
+
 	/*
 	 * Every change is seen before the even count. Pairs with a reader's
 	 * first, acquire, load of sequence.
 	 */
 	smp_store_release(&header->sequence, header->sequence + 1);
+	preempt_enable();
+	wake_up_interruptible(&guestpv_index.changed);
 }
 
-static u8 check_address(unsigned int cpu, u64 ipa)
+static void guestpv_publish(unsigned int cpu, const struct guestpv_entry *entry)
 {
-	u64 mmfr0 = read_sanitised_ftr_reg(SYS_ID_AA64MMFR0_EL1);
-	/* PARange is bits 3:0 of every version of the register */
-	u32 bits = min_t(u32, id_aa64mmfr0_parange_to_phys_shift(mmfr0 & 0xf),
-			 CONFIG_ARM64_PA_BITS);
-	unsigned int other;
+	guestpv_change_begin();
+	guestpv_index.entries[cpu] = *entry;
+	guestpv_change_end();
+}
 
-	if (!ipa || !IS_ALIGNED(ipa, 64))
-		return GUESTPV_FAULT_UNALIGNED;
-	if (ipa >> bits)
-		return GUESTPV_FAULT_OUT_OF_RANGE;
-	/* The whole page is mapped to users, so the whole page must not be RAM. */
-	if (region_intersects(ALIGN_DOWN(ipa, PAGE_SIZE), PAGE_SIZE, IORESOURCE_SYSTEM_RAM,
-			      IORES_DESC_NONE) != REGION_DISJOINT)
-		return GUESTPV_FAULT_SYSTEM_RAM;
+static void guestpv_publish_state(unsigned int cpu, u8 state)
+{
+	guestpv_change_begin();
+	guestpv_index.entries[cpu].state = state;
+	guestpv_change_end();
+}
+
+static bool guestpv_is_readable(const struct guestpv_entry *entry)
+{
+	return entry->state == GUESTPV_STATE_ONLINE || entry->state == GUESTPV_STATE_OFFLINE;
+}
+
+/* What @sample says of the structure, beside what was last seen of it. */
+struct guestpv_news {
+	bool restarted;
+	bool revised;
+};
+
+/*
+ * Enter into @entry what was sampled at its structure, and for which @reason a
+ * new epoch begins, should the count be lower than it was.
+ */
+static struct guestpv_news guestpv_judge(unsigned int cpu, struct guestpv_entry *entry,
+					 const struct guestpv_sample *sample, u8 reason)
+{
+	struct guestpv_last *last = &guestpv_index.last[cpu];
+	struct guestpv_news news = { .revised = !entry->since_ns || sample->word != last->word };
+
+	if (news.revised) {
+		entry->since_ns = ktime_get_boottime_ns();
+		entry->revision = lower_32_bits(sample->word);
+		entry->attributes = upper_32_bits(sample->word);
+	}
+	if (!entry->epoch)
+		reason = GUESTPV_REASON_FIRST_SEEN;
+	else if (entry->ipa != last->ipa)
+		reason = GUESTPV_REASON_RELEARNED;
+	else if (sample->word || sample->stolen_ns >= last->stolen_ns)
+		reason = GUESTPV_REASON_NONE;
+
+	last->ipa = entry->ipa;
+	last->word = sample->word;
+	/* Of what is unknown, the count is not interpreted. */
+	if (!sample->word)
+		last->stolen_ns = sample->stolen_ns;
+
+	if (reason != GUESTPV_REASON_NONE) {
+		news.restarted = reason != GUESTPV_REASON_FIRST_SEEN;
+		entry->epoch++;
+		entry->reason = reason;
+		entry->epoch_stolen_ns = sample->word ? 0 : sample->stolen_ns;
+	}
+	return news;
+}
+
+static bool guestpv_has_other(unsigned int cpu, u64 ipa)
+{
+	const struct guestpv_entry *entries = guestpv_index.entries;
+	unsigned int other;
 
 	for (other = 0; other < nr_cpu_ids; other++)
 		if (other != cpu && entries[other].offset && entries[other].ipa == ipa)
-			return GUESTPV_FAULT_OVERLAP;
+			return true;
 
-	return GUESTPV_FAULT_NONE;
-}
-
-/* Give the page of a checked address its slot, if it does not have one yet. */
-static u8 place(u64 ipa, unsigned int *nr)
-{
-	phys_addr_t phys = ALIGN_DOWN(ipa, PAGE_SIZE);
-	void *kaddr;
-
-	for (*nr = 0; *nr < nr_slots; (*nr)++)
-		if (slots[*nr].phys == phys)
-			return GUESTPV_FAULT_NONE;
-
-	if (nr_slots == nr_cpu_ids)
-		return GUESTPV_FAULT_NO_SLOT;
-
-	/* Normal, inner and outer write-back, inner shareable: what DEN0057A asks for. */
-	kaddr = memremap(phys, PAGE_SIZE, MEMREMAP_WB);
-	if (!kaddr)
-		return GUESTPV_FAULT_UNREADABLE;
-
-	slots[nr_slots].phys = phys;
-	slots[nr_slots].kaddr = kaddr;
-	/* The slot is whole before it counts. Pairs with guestpv_index_pfn(). */
-	smp_store_release(&nr_slots, nr_slots + 1);
-
-	return GUESTPV_FAULT_NONE;
-}
-
-static u32 offset_of(unsigned int slot, u64 ipa)
-{
-	return index_bytes + slot * PAGE_SIZE + offset_in_page(ipa);
-}
-
-static struct guestpv_stolen_time *structure(const struct guestpv_entry *entry)
-{
-	const struct slot *slot = &slots[(entry->offset - index_bytes) / PAGE_SIZE];
-
-	return slot->kaddr + offset_in_page(entry->ipa);
-}
-
-static struct seen look(const struct guestpv_entry *entry)
-{
-	const struct guestpv_stolen_time *st = structure(entry);
-
-	return (struct seen) {
-		.word = le64_to_cpu(READ_ONCE(*(const __le64 *)st)),
-		.count = le64_to_cpu(READ_ONCE(st->stolen_time)),
-	};
-}
-
-static void note_word(struct guestpv_entry *entry, u64 word)
-{
-	entry->since_ns = ktime_get_boottime_ns();
-	entry->revision = lower_32_bits(word);
-	entry->attributes = upper_32_bits(word);
+	return false;
 }
 
 /**
  * guestpv_index_online() - enter what was learned of a CPU that came online
  * @cpu: the CPU
  * @entry: what discovery and the owner learned; completed here
- *
- * The kernel, or the claim, has called PV_TIME_ST on the way here, so a CPU
- * that had a structure before begins a new epoch.
+ * @reason: why its count may be lower than it was
  */
-void guestpv_index_online(unsigned int cpu, struct guestpv_entry *entry)
+void guestpv_index_online(unsigned int cpu, struct guestpv_entry *entry, u8 reason)
 {
-	struct guestpv_entry *old = &entries[cpu];
-	const char *what;
-	unsigned int slot;
+	struct guestpv_entry *old = &guestpv_index.entries[cpu];
+	const char *what = NULL, *why = NULL;
+	struct guestpv_sample sample;
 
-	mutex_lock(&lock);
+	mutex_lock(&guestpv_index.lock);
 
-	if (!entry->fault)
-		entry->fault = check_address(cpu, entry->ipa);
-	if (!entry->fault)
-		entry->fault = place(entry->ipa, &slot);
+	entry->epoch = old->epoch;
+	entry->reason = old->reason;
+	entry->epoch_stolen_ns = old->epoch_stolen_ns;
+
+	if (!entry->fault && guestpv_has_other(cpu, entry->ipa))
+		entry->fault = GUESTPV_FAULT_OVERLAP;
+	if (!entry->fault && !guestpv_sample(guestpv_pages_structure(entry->offset), &sample))
+		entry->fault = GUESTPV_FAULT_UNREADABLE;
 
 	if (entry->fault) {
 		entry->state = GUESTPV_STATE_REFUSED;
-		entry->epoch = old->epoch;
-		what = old->offset ? "lost" : NULL;
+		entry->offset = 0;
+		if (old->offset)
+			what = "lost";
+		pr_warn_ratelimited("cpu%u: refused: %s (address %#llx)\n", cpu,
+				    guestpv_fault_text(entry->fault), entry->ipa);
 	} else {
 		entry->state = GUESTPV_STATE_ONLINE;
-		entry->offset = offset_of(slot, entry->ipa);
-		entry->epoch = old->epoch + 1;
-		entry->reason = old->epoch ? GUESTPV_REASON_HOTPLUG : GUESTPV_REASON_FIRST_SEEN;
-		what = old->epoch ? "restart" : "found";
-		seen[cpu] = look(entry);
-		note_word(entry, seen[cpu].word);
-		entry->epoch_stolen_ns = seen[cpu].count;
+		if (guestpv_judge(cpu, entry, &sample, reason).restarted) {
+			what = "restart";
+			why = guestpv_reason_text(entry->reason);
+		} else if (!old->offset) {
+			what = "found";
+		}
 	}
 
-	change_begin();
-	*old = *entry;
-	change_end();
-
+	guestpv_publish(cpu, entry);
 	if (what)
-		guestpv_event(what, cpu, entry->epoch, seen[cpu].word);
+		guestpv_event(what, why, cpumask_of(cpu));
 
-	mutex_unlock(&lock);
+	mutex_unlock(&guestpv_index.lock);
+}
+
+/*
+ * Sample a structure that can be read, and publish what is new of it. The states
+ * of hotplug come from here, too: they change together with the epoch.
+ */
+static struct guestpv_news guestpv_resample(unsigned int cpu, u8 state, u8 reason)
+{
+	struct guestpv_entry entry = guestpv_index.entries[cpu];
+	struct guestpv_news news = { };
+	struct guestpv_sample sample;
+
+	if (guestpv_sample(guestpv_pages_structure(entry.offset), &sample))
+		news = guestpv_judge(cpu, &entry, &sample, reason);
+	if (news.restarted || news.revised || state != entry.state) {
+		entry.state = state;
+		guestpv_publish(cpu, &entry);
+	}
+	return news;
+}
+
+static void guestpv_change_state(unsigned int cpu, u8 state, u8 reason)
+{
+	if (guestpv_resample(cpu, state, reason).restarted)
+		guestpv_event("restart", guestpv_reason_text(reason), cpumask_of(cpu));
 }
 
 void guestpv_index_offline(unsigned int cpu)
 {
-	mutex_lock(&lock);
-	change_begin();
-	entries[cpu].state = entries[cpu].offset ? GUESTPV_STATE_OFFLINE : GUESTPV_STATE_ABSENT;
-	change_end();
-	mutex_unlock(&lock);
+	mutex_lock(&guestpv_index.lock);
+	if (guestpv_index.entries[cpu].offset)
+		guestpv_change_state(cpu, GUESTPV_STATE_OFFLINE, GUESTPV_REASON_FOUND_LOWER);
+	else
+		guestpv_publish_state(cpu, GUESTPV_STATE_ABSENT);
+	mutex_unlock(&guestpv_index.lock);
 }
 
 /**
- * guestpv_index_check() - look for what nobody announces
+ * guestpv_index_starting() - a CPU's count may be about to start again
+ * @cpu: the CPU
+ * @reason: why
  *
- * A hypervisor may restart a count (a restored VM) or change the revision (a
- * migrated one) without a word. Users are told by a uevent, and by a new epoch.
+ * Its count is taken as it is before that, which is what it will be judged by.
  */
-void guestpv_index_check(void)
+void guestpv_index_starting(unsigned int cpu, u8 reason)
 {
-	unsigned int cpu;
-
-	mutex_lock(&lock);
-	for (cpu = 0; cpu < nr_cpu_ids; cpu++) {
-		struct guestpv_entry *entry = &entries[cpu];
-		struct seen now;
-
-		if (entry->state != GUESTPV_STATE_ONLINE)
-			continue;
-
-		now = look(entry);
-		if (now.word != seen[cpu].word) {
-			change_begin();
-			note_word(entry, now.word);
-			change_end();
-			guestpv_event("revision", cpu, entry->epoch, now.word);
-		}
-		if (now.word) {
-			/* Unknown, so the count is not interpreted. */
-			seen[cpu].word = now.word;
-			continue;
-		}
-		if (now.count < seen[cpu].count) {
-			change_begin();
-			entry->epoch++;
-			entry->reason = GUESTPV_REASON_FOUND_LOWER;
-			entry->epoch_stolen_ns = now.count;
-			change_end();
-			guestpv_event("restart", cpu, entry->epoch, now.word);
-		}
-		seen[cpu] = now;
-	}
-	mutex_unlock(&lock);
+	mutex_lock(&guestpv_index.lock);
+	if (guestpv_index.entries[cpu].offset)
+		guestpv_change_state(cpu, GUESTPV_STATE_STARTING, reason);
+	mutex_unlock(&guestpv_index.lock);
 }
 
-static int by_address(const void *a, const void *b)
+/* On the way down, too, where a CPU is in no such state any more. */
+void guestpv_index_starting_failed(unsigned int cpu)
 {
-	const struct slot *x = a, *y = b;
+	mutex_lock(&guestpv_index.lock);
+	if (guestpv_index.entries[cpu].state == GUESTPV_STATE_STARTING)
+		guestpv_change_state(cpu, GUESTPV_STATE_OFFLINE, GUESTPV_REASON_HOTPLUG);
+	mutex_unlock(&guestpv_index.lock);
+}
 
-	return x->phys < y->phys ? -1 : x->phys > y->phys;
+/**
+ * guestpv_index_offline_failed() - has a CPU that comes online never gone?
+ * @cpu: the CPU
+ *
+ * Then it is entered as online again, with what it had.
+ *
+ * Return: whether it has not.
+ */
+bool guestpv_index_offline_failed(unsigned int cpu)
+{
+	bool failed;
+
+	mutex_lock(&guestpv_index.lock);
+	failed = guestpv_index.entries[cpu].state == GUESTPV_STATE_OFFLINE;
+	if (failed)
+		guestpv_change_state(cpu, GUESTPV_STATE_ONLINE, GUESTPV_REASON_HOTPLUG);
+	mutex_unlock(&guestpv_index.lock);
+
+	return failed;
+}
+
+/**
+ * guestpv_index_check() - look at all structures for what has changed
+ * @reason: why counts may be lower than they were
+ */
+void guestpv_index_check(u8 reason)
+{
+	struct guestpv_entry *entries = guestpv_index.entries;
+	unsigned int cpu;
+
+	mutex_lock(&guestpv_index.lock);
+	cpumask_clear(&guestpv_index.restarted);
+	cpumask_clear(&guestpv_index.revised);
+	for_each_possible_cpu(cpu) {
+		struct guestpv_news news;
+
+		if (!guestpv_is_readable(&entries[cpu]))
+			continue;
+		news = guestpv_resample(cpu, entries[cpu].state, reason);
+		if (news.restarted)
+			cpumask_set_cpu(cpu, &guestpv_index.restarted);
+		if (news.revised)
+			cpumask_set_cpu(cpu, &guestpv_index.revised);
+	}
+	if (!cpumask_empty(&guestpv_index.revised))
+		guestpv_event("revision", NULL, &guestpv_index.revised);
+	if (!cpumask_empty(&guestpv_index.restarted))
+		guestpv_event("restart", guestpv_reason_text(reason), &guestpv_index.restarted);
+	mutex_unlock(&guestpv_index.lock);
 }
 
 /**
@@ -274,20 +346,21 @@ static int by_address(const void *a, const void *b)
  */
 int guestpv_index_seal(void)
 {
-	unsigned int cpu, slot, found = 0;
-	phys_addr_t page;
+	struct guestpv_entry *entry;
 	u8 fault = GUESTPV_FAULT_NONE;
+	unsigned int cpu, found = 0;
 
-	for (cpu = 0; cpu < nr_cpu_ids; cpu++) {
-		if (guestpv_owner_judge(&entries[cpu])) {
+	for_each_possible_cpu(cpu) {
+		entry = &guestpv_index.entries[cpu];
+		if (guestpv_owner_judge(entry)) {
 			pr_err("not loaded: cpu%u: %s (address %#llx): adopt_offset is wrong, or the hypervisor put this structure where none may be\n",
-			       cpu, guestpv_fault_text(entries[cpu].fault), entries[cpu].ipa);
+			       cpu, guestpv_fault_text(entry->fault), entry->ipa);
 			return -ENXIO;
 		}
-		if (entries[cpu].offset)
+		if (entry->offset)
 			found++;
-		else if (entries[cpu].fault)
-			fault = entries[cpu].fault;
+		else if (entry->fault)
+			fault = entry->fault;
 	}
 	if (!found) {
 		pr_err("not loaded: no CPU has a usable structure: %s\n",
@@ -295,84 +368,95 @@ int guestpv_index_seal(void)
 		return -ENXIO;
 	}
 
-	sort(slots, nr_slots, sizeof(*slots), by_address, NULL);
-	for (cpu = 0; cpu < nr_cpu_ids; cpu++) {
-		if (!entries[cpu].offset)
-			continue;
-		page = ALIGN_DOWN(entries[cpu].ipa, PAGE_SIZE);
-		for (slot = 0; slots[slot].phys != page; slot++)
-			;
-		entries[cpu].offset = offset_of(slot, entries[cpu].ipa);
+	guestpv_pages_sort();
+	for_each_possible_cpu(cpu) {
+		entry = &guestpv_index.entries[cpu];
+		if (entry->offset)
+			guestpv_pages_place(entry->ipa, &entry->offset);
 	}
 
-	pr_info("%u stolen-time structures in %u pages\n", found, nr_slots);
+	pr_info("%u stolen-time structures in %u pages\n", found, guestpv_pages_count());
 	return 0;
 }
 
 u64 guestpv_index_size(void)
 {
-	return header->size;
+	return guestpv_index.header->size;
 }
 
 /* The page frame at a page of the mapping; false where nothing is (yet). */
 bool guestpv_index_pfn(pgoff_t pgoff, unsigned long *pfn)
 {
-	pgoff_t index_pages = index_bytes >> PAGE_SHIFT;
+	pgoff_t index_pages = guestpv_index.bytes >> PAGE_SHIFT;
 
-	if (pgoff < index_pages) {
-		*pfn = page_to_pfn(virt_to_page(header)) + pgoff;
-		return true;
-	}
+	if (pgoff >= index_pages)
+		return guestpv_pages_pfn(pgoff - index_pages, pfn);
 
-	/* Pairs with the release in place(): a slot that counts is whole. */
-	if (pgoff - index_pages >= smp_load_acquire(&nr_slots))
-		return false;
-
-	*pfn = PHYS_PFN(slots[pgoff - index_pages].phys);
+	*pfn = vmalloc_to_pfn((void *)guestpv_index.header + (pgoff << PAGE_SHIFT));
 	return true;
+}
+
+/* Of the index as it was before a change that is under way. */
+u32 guestpv_index_sequence(void)
+{
+	return READ_ONCE(guestpv_index.header->sequence) & ~1U;
+}
+
+wait_queue_head_t *guestpv_index_changed(void)
+{
+	return &guestpv_index.changed;
 }
 
 int guestpv_index_init(u32 smccc_version, u32 conduit)
 {
-	index_bytes = PAGE_ALIGN(sizeof(*header) + nr_cpu_ids * sizeof(*entries));
+	struct guestpv_header *header;
+	unsigned int cpu;
+	int err;
 
-	header = alloc_pages_exact(index_bytes, GFP_KERNEL | __GFP_ZERO);
+	guestpv_index.bytes = PAGE_ALIGN(sizeof(*header) +
+					 nr_cpu_ids * sizeof(struct guestpv_entry));
+
+	/* Not of one piece: 512 CPUs make it 17 pages of 4 KiB. */
+	header = vzalloc(guestpv_index.bytes);
 	if (!header)
 		return -ENOMEM;
-	slots = kcalloc(nr_cpu_ids, sizeof(*slots), GFP_KERNEL);
-	if (!slots)
+	guestpv_index.last = kvcalloc(nr_cpu_ids, sizeof(*guestpv_index.last), GFP_KERNEL);
+	if (!guestpv_index.last) {
+		err = -ENOMEM;
 		goto free_header;
-	seen = kcalloc(nr_cpu_ids, sizeof(*seen), GFP_KERNEL);
-	if (!seen)
-		goto free_slots;
+	}
+	err = guestpv_pages_init(guestpv_index.bytes);
+	if (err)
+		goto free_last;
 
-	entries = (struct guestpv_entry *)(header + 1);
 	*header = (struct guestpv_header) {
 		.magic = GUESTPV_MAGIC,
 		.abi_version = GUESTPV_ABI_VERSION,
 		.header_size = sizeof(*header),
-		.entry_size = sizeof(*entries),
+		.entry_size = sizeof(struct guestpv_entry),
 		.nr_entries = nr_cpu_ids,
 		.page_size = PAGE_SIZE,
-		.size = index_bytes + (u64)nr_cpu_ids * PAGE_SIZE,
+		.size = guestpv_index.bytes + (u64)nr_cpu_ids * PAGE_SIZE,
 		.smccc_version = smccc_version,
 		.conduit = conduit,
 		.instance = get_random_long() | 1,
 	};
+	guestpv_index.header = header;
+	guestpv_index.entries = (struct guestpv_entry *)(header + 1);
+	for (cpu = 0; cpu < nr_cpu_ids; cpu++)
+		guestpv_discover_nothing(&guestpv_index.entries[cpu]);
 	return 0;
 
-free_slots:
-	kfree(slots);
+free_last:
+	kvfree(guestpv_index.last);
 free_header:
-	free_pages_exact(header, index_bytes);
-	return -ENOMEM;
+	vfree(header);
+	return err;
 }
 
 void guestpv_index_exit(void)
 {
-	while (nr_slots)
-		memunmap(slots[--nr_slots].kaddr);
-	kfree(seen);
-	kfree(slots);
-	free_pages_exact(header, index_bytes);
+	guestpv_pages_exit();
+	kvfree(guestpv_index.last);
+	vfree(guestpv_index.header);
 }

@@ -17,6 +17,7 @@ from pvlab.kernels import KERNELS, kernel
 ARCH_FEATURES, PV_TIME_FEATURES, PV_TIME_ST = 0x80000001, 0xC5000020, 0xC5000021
 UNDEFINED = 0xC500003F
 STRUCTURES = 0x090A0000  # where QEMU has them, 64 bytes apart
+CLOCK = 0x09010040  # in the page of QEMU's real-time clock
 IN_RAM, MISALIGNED = 0x48000000, STRUCTURES + 0x84
 VCPUS = 4
 
@@ -80,6 +81,14 @@ def test_hypercalls_are_answered_wrongly_to_those_for_whom_it_is_meant(lab):
     lab.run(["sh", "-c", INSERT]).check_returncode()
     *_, line = (line for line in lab.run(["dmesg"]).stdout.splitlines() if "guestpv:" in line)
     assert f"guestpv: {VCPUS} stolen-time structures" in line
+
+
+def test_a_cpu_that_is_refused_is_named_and_a_devices_page_is_not_mapped(lab):
+    with lab.answering(call=PV_TIME_ST, answer=CLOCK, vcpu=1):
+        cpus = answers(lab)
+    assert [cpu["fault"] for cpu in cpus] == ["none", "shared_page", "none", "none"]
+    log = lab.run(["dmesg"]).stdout
+    assert f"cpu1: refused: memory of a device is in the same page (address {CLOCK:#x})" in log
 
 
 def test_more_wrong_answers_than_there_is_room_for_are_refused(lab):

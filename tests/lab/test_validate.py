@@ -164,11 +164,8 @@ def frozen(lab: Lab) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def kept_over_hotplug(lab: Lab) -> Iterator[None]:
-    hour = (1 << 42).to_bytes(8, "little")
-    with wrote(1, 8, hour)(lab), lab.not_restarting(vcpu=1):
-        yield
+def leaping_at_hotplug(lab: Lab) -> AbstractContextManager[None]:
+    return lab.creeping_count(ipa(1), by_ns=1 << 40)
 
 
 @contextmanager
@@ -306,11 +303,11 @@ CLAIM = [
         says="began a new count",
     ),
     Fault(
-        "not restarted by hotplug",
+        "forward by minutes over hotplug",
         "life.hotplug",
-        kept_over_hotplug,
+        leaping_at_hotplug,
         {"disruptive": True},
-        says="did not restart",
+        says="it grew by",
     ),
     Fault("set back", "life.suspend", stepping(0, -(10**9)), {"disruptive": True}, says="cpu0"),
 ]
@@ -518,6 +515,14 @@ def test_the_whole_catalogue_on_a_healthy_guest(labs, kernel):
 @pytest.mark.parametrize("fault", STOCK, ids=name_of)
 def test_a_fault_is_caught_where_guestpv_adopts(labs, fault):
     caught(labs("stock-6.1"), fault)
+
+
+def test_a_hypervisor_that_does_not_restart_counts_is_not_blamed(labs):
+    """Only KVM restarts them, and only Linux's accounting suffers from that."""
+    lab = labs("claim-6.1")
+    with wrote(1, 8, (1 << 42).to_bytes(8, "little"))(lab), lab.not_restarting():
+        findings = VALIDATORS[lab].run("life.hotplug", disruptive=True)
+    assert findings["life.hotplug"][0] == "pass"
 
 
 def test_an_unknown_revision_is_not_interpreted_and_reading_goes_on_when_it_is_known(labs):

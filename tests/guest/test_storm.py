@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""Hotplug without end, under a reader that never stops: no count of an old epoch is ever given."""
+
+import os
+import subprocess
+
+import numpy as np
+
+import guestpv
+from guestpv.page import abi
+
+TIMES = int(os.environ.get("GUESTPV_STORM", "60"))
+"""How often a CPU goes and comes back."""
+
+STORM = """
+for i in $(seq {times}); do
+    for cpu in /sys/devices/system/cpu/cpu[1-9]*; do echo 0 >$cpu/online; echo 1 >$cpu/online; done
+done
+"""
+
+
+def test_no_count_goes_back_within_its_epoch(loaded):
+    cpus = os.cpu_count() - 1
+    backwards, restarts, snapshots = 0, 0, 0
+    states = set()
+    with guestpv.open() as reader:
+        storm = subprocess.Popen(["sh", "-ec", STORM.format(times=-(-TIMES // cpus))])
+        last = reader.snapshot()
+        while storm.poll() is None:
+            now = reader.snapshot()
+            states.update(now["state"].tolist())
+            both = last["valid"] & now["valid"]
+            same = both & (now["epoch"] == last["epoch"])
+            backwards += np.count_nonzero(same & (now["stolen_ns"] < last["stolen_ns"]))
+            backwards += np.count_nonzero(both & (now["stolen_ns"] < now["epoch_stolen_ns"]))
+            restarts += np.count_nonzero(both & (now["epoch"] > last["epoch"]))
+            assert not (both & (now["epoch"] < last["epoch"])).any()
+            last = np.where(now["valid"], now, last)  # what is not valid now is compared later
+            snapshots += 1
+    print(f"{snapshots} snapshots, {restarts} restarts, states {sorted(states)}")
+    assert storm.returncode == 0
+    assert backwards == 0
+    assert restarts > 0
+    assert states <= {abi.State.ONLINE, abi.State.OFFLINE, abi.State.STARTING}
