@@ -93,15 +93,9 @@ class History:
     def look(self, now: Snapshot) -> list[Change]:
         """Take note of what changed since the last look. No interval ends."""
         before, self.rows = self.rows, now
-        same_epoch = now["epoch"] == before["epoch"]
-        restarted = ~same_epoch & (before["epoch"] != 0)
-        comparable = before["valid"] & now["valid"] & same_epoch
-        # On the way up the kernel's hotplug callback restarts the count before the module's says so
-        # with a new epoch: until then, the CPU is offline in the index.
-        comparable &= now["state"] == State.ONLINE
-        restarted |= comparable & (now["stolen_ns"] < before["stolen_ns"])
-        self.restarts += restarted
-        return list(_changes(before, now, restarted))
+        step = delta(before, now)
+        self.restarts += step["restarted"]
+        return list(_changes(before, now, step))
 
     def tick(self, now: Snapshot, account: Accounts) -> list[Change]:
         """End an interval. Returns what changed since the last look."""
@@ -118,7 +112,7 @@ class History:
         self.watched_stolen_ns += self.stolen_ns
         self.percent = np.where(self.known, self.stolen_ns * 100.0 / self.interval_ns, np.nan)
         self._remember()
-        self.kernel.tick(account, self.stolen_ns, passed["restarted"] | ~passed["valid"])
+        self.kernel.tick(account, self.stolen_ns, ~passed["valid"])
         changes += _backwards(now, self.kernel.steal_ns)
         return changes
 
@@ -168,15 +162,20 @@ def _percent(part_ns: int | None, whole_ns: int) -> float | None:
     return None if part_ns is None or whole_ns == 0 else 100.0 * part_ns / whole_ns
 
 
-def _changes(before: Snapshot, now: Snapshot, restarted: npt.NDArray[np.bool_]) -> Iterator[Change]:
-    moved = restarted | (before["state"] != now["state"]) | (before["valid"] != now["valid"])
+def _changes(before: Snapshot, now: Snapshot, step: npt.NDArray[np.void]) -> Iterator[Change]:
+    moved = (
+        step["restarted"]
+        | (step["backwards_ns"] != 0)
+        | (before["state"] != now["state"])
+        | (before["valid"] != now["valid"])
+    )
     moved |= (before["revision"] != now["revision"]) | (before["attributes"] != now["attributes"])
     for row in np.flatnonzero(moved):
-        for kind, text in _story(before[row], now[row], bool(restarted[row])):
+        for kind, text in _story(before[row], now[row], step[row]):
             yield change(kind, f"cpu{now['cpu'][row]} {text}", int(now["cpu"][row]))
 
 
-def _story(before: np.void, now: np.void, restarted: bool) -> Iterator[tuple[str, str]]:
+def _story(before: np.void, now: np.void, step: np.void) -> Iterator[tuple[str, str]]:
     """What happened to one CPU between two looks: kinds and texts, in their order."""
     if before["state"] != now["state"]:
         match now["state"]:
@@ -186,8 +185,10 @@ def _story(before: np.void, now: np.void, restarted: bool) -> Iterator[tuple[str
                 yield "offline", "went offline"
             case State.REFUSED:
                 yield "refused", f"has no structure to be trusted: {fault_text(now['fault'])}"
-    if restarted:
+    if step["restarted"]:
         yield "restart", f"restarted its count (epoch {now['epoch']})"
+    if step["backwards_ns"]:
+        yield "backwards", f"count ran backwards by {step['backwards_ns'] // 1_000_000} ms"
     if (now["revision"], now["attributes"]) != (before["revision"], before["attributes"]):
         meaning = "its count goes on" if now["valid"] else "its count is not interpreted"
         structure = f"revision {now['revision']}, attributes {now['attributes']:#x}"

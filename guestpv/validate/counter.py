@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from guestpv.account.delta import delta
 from guestpv.cpulist import listed
 from guestpv.latency.observation import GAP_NS, SCHEDSTAT
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
@@ -149,9 +150,7 @@ def whole(guest: Guest) -> Finding:
 
 def _decreased(guest: Guest) -> list[int]:
     """Since the run began, in the same epoch."""
-    first, last = guest.first, guest.watched.after
-    same = first["valid"] & last["valid"] & (first["epoch"] == last["epoch"])
-    return np.flatnonzero(same & (last["stolen_ns"] < first["stolen_ns"])).tolist()
+    return np.flatnonzero(delta(guest.first, guest.watched.after)["backwards_ns"]).tolist()
 
 
 def _ms(ns: int) -> str:

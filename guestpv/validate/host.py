@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from guestpv.account.delta import delta
 from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
 from guestpv.validate.guest import Guest
 from guestpv.validate.hostaccount import HostView
@@ -54,8 +55,7 @@ def _incomparable(cpu: int, begin: HostView, end: HostView) -> str | None:
         return "the host's account has no such vCPU"
     if end.run_delay_ns[cpu] < begin.run_delay_ns[cpu]:
         return "the host's account began anew, as it does where a VM is moved"
-    first, last = begin.before[cpu], end.after[cpu]
-    if not first["valid"] or not last["valid"] or first["epoch"] != last["epoch"]:
+    if not delta(begin.before, end.after)[cpu]["valid"]:
         return "its count did not go on from the beginning to the end"
     return None
 

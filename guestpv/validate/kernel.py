@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from guestpv.account.delta import delta
 from guestpv.account.kernel import KernelAccount
 from guestpv.cpulist import listed
 from guestpv.source.procstat import TICK_NS
@@ -21,11 +22,12 @@ _CLAUSE = "proc(5): steal"
 def agrees(guest: Guest) -> Finding:
     first, last = guest.watched.samples
     cpus = guest.watched.judged["cpu"].astype(np.intp)
-    went_on = first.rows["valid"] & last.rows["valid"] & (first.rows["epoch"] == last.rows["epoch"])
+    counted = delta(first.rows, last.rows)
+    went_on = counted["valid"]
     cpus = cpus[went_on[cpus]]
     if not len(cpus):
         return skipped("no count went on from the beginning to the end")
-    stolen_ns = last.rows["stolen_ns"].astype(np.int64) - first.rows["stolen_ns"].astype(np.int64)
+    stolen_ns = counted["stolen_ns"].astype(np.int64)
     account = KernelAccount(first.kernel)
     account.tick(last.kernel, stolen_ns, ~went_on)
     told_ns, counted_ns = int(account.steal_ns[cpus].sum()), int(stolen_ns[cpus].sum())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from guestpv.account.delta import delta
 from guestpv.source.procstat import Accounts, accounts
 from guestpv.source.reader import Reader, Snapshot
 
@@ -49,6 +50,5 @@ class KernelWatch:
         before = self._reader.snapshot()
         kernel = accounts(self._reader.cpus)
         after = self._reader.snapshot()
-        grown = after["stolen_ns"].astype(np.int64) - before["stolen_ns"].astype(np.int64)
-        kernel["slack_ns"] = grown.clip(0)
+        kernel["slack_ns"] = delta(before, after)["stolen_ns"]
         return Sample(before, kernel)

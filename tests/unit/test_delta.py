@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Differences of counts: right where there is one, never negative or huge where there is none."""
+"""Differences of counts: right where there is one, and where there is none, no time is invented."""
 
 import numpy as np
 import pytest
@@ -7,53 +7,107 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import guestpv
+from guestpv.page.abi import State
 
-counts = st.integers(0, 2**64 - 1)
-epochs = st.integers(1, 3)
-flags = st.booleans()
-NOW_NS, LATER_NS = 5_000_000_000, 7_000_000_000
+SECOND = 1_000_000_000
+NOW_NS, LATER_NS = 5 * SECOND, 7 * SECOND
 
 
-def snapshot(rows, monotonic_ns):
-    result = np.zeros(len(rows), guestpv.SNAPSHOT)
-    result["cpu"] = range(len(rows))
-    result["monotonic_ns"] = monotonic_ns
-    for row, (epoch, valid, stolen_ns) in zip(result, rows, strict=True):
-        row["epoch"], row["valid"], row["stolen_ns"] = epoch, valid, stolen_ns
+def row(stolen_ns, **fields):
+    """A snapshot of one CPU, which is online and in its first epoch if nothing else is said."""
+    result = np.zeros(1, guestpv.SNAPSHOT)
+    result["state"], result["valid"], result["epoch"], result["instance"] = 1, True, 1, 77
+    result["stolen_ns"], result["monotonic_ns"] = stolen_ns, NOW_NS
+    for field, value in fields.items():
+        result[field] = value
     return result
 
 
-rows = st.tuples(epochs, flags, counts)
+def said(earlier, later):
+    """What delta says two seconds later: of the flags, those that are set."""
+    later["monotonic_ns"] = LATER_NS
+    (change,) = guestpv.delta(earlier, later)
+    assert change["interval_ns"] == LATER_NS - NOW_NS
+    names = ("valid", "restarted", "other_instance")
+    flags = {name for name in names if change[name]}
+    return flags, int(change["stolen_ns"]), int(change["backwards_ns"])
 
 
-@given(st.lists(st.tuples(rows, rows), min_size=1, max_size=8))
-def test_what_is_said_can_be_said(pairs):
-    before, after = zip(*pairs, strict=True)
-    change = guestpv.delta(snapshot(before, NOW_NS), snapshot(after, LATER_NS))
-    assert (change["interval_ns"] == LATER_NS - NOW_NS).all()
-    for (epoch0, valid0, count0), (epoch1, valid1, count1), row in zip(
-        before, after, change, strict=True
-    ):
-        assert row["valid"] == (valid0 and valid1)
-        if not row["valid"]:
-            assert (row["restarted"], row["stolen_ns"]) == (False, 0)
-        elif epoch0 == epoch1 and count1 >= count0:
-            assert (row["restarted"], row["stolen_ns"]) == (False, count1 - count0)
-        else:
-            assert row["restarted"]
-            assert row["stolen_ns"] <= min(count1, LATER_NS - NOW_NS)
+def test_a_count_that_goes_on_gives_its_difference():
+    assert said(row(2**63), row(2**63 + 5)) == ({"valid"}, 5, 0)
 
 
-def test_a_count_that_restarted_gives_what_came_since():
-    change = guestpv.delta(
-        snapshot([(1, True, 9_000_000_000)], NOW_NS), snapshot([(2, True, 300)], LATER_NS)
-    )
-    assert (change["restarted"][0], change["stolen_ns"][0]) == (True, 300)
+def test_a_decrease_within_an_epoch_is_unknown():
+    """335 ticks, then 312, is no restart from zero, with 3.12 of two seconds stolen."""
+    assert said(row(335 * 10**7), row(312 * 10**7)) == (set(), 0, 230_000_000)
+
+
+def test_on_procfs_a_decrease_is_unknown_too():
+    """It knows no epochs: all are 0."""
+    before, after = row(335 * 10**7, epoch=0), row(312 * 10**7, epoch=0)
+    assert said(before, after) == (set(), 0, 230_000_000)
+
+
+def test_a_restart_gives_what_came_since_the_module_saw_it():
+    restarted = row(900, epoch=3, epoch_stolen_ns=600)
+    assert said(row(10**10), restarted) == ({"restarted"}, 300, 0)
+
+
+def test_a_restart_gives_no_more_than_the_interval():
+    restarted = row(99 * SECOND, epoch=2)
+    assert said(row(5), restarted) == ({"restarted"}, LATER_NS - NOW_NS, 0)
+
+
+def test_a_restart_that_fell_again_gives_nothing():
+    restarted = row(5, epoch=2, epoch_stolen_ns=600)
+    assert said(row(10**10), restarted) == ({"restarted"}, 0, 0)
+
+
+def test_another_instance_is_not_compared():
+    """The same epoch, and a count that has grown: by what, nobody knows."""
+    assert said(row(5), row(700, instance=78)) == ({"other_instance"}, 0, 0)
+    assert said(row(700, epoch=4), row(5, instance=78)) == ({"other_instance"}, 0, 0)
+
+
+def test_a_first_epoch_is_no_restart():
+    """A CPU that comes online for the first time was not stolen from before the module saw it."""
+    absent = row(0, epoch=0, valid=False, state=State.ABSENT)
+    assert said(absent, row(900, epoch_stolen_ns=600)) == (set(), 300, 0)
+
+
+def test_the_count_of_a_cpu_on_its_way_is_no_decrease():
+    """It may start again before the index says so, with the epoch that follows."""
+    assert said(row(700), row(0, state=State.OFFLINE)) == (set(), 0, 0)
+    back = row(5, epoch=2)
+    assert said(row(0, state=State.OFFLINE), back) == ({"restarted"}, 5, 0)
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.ABSENT, State.REFUSED, State.ONLINE])
+def test_without_a_count_at_one_end_nothing_is_known(state):
+    none = {"valid": False, "state": state}
+    assert said(row(5), row(0, **none)) == (set(), 0, 0)
+    assert said(row(0, **none), row(900)) == (set(), 0, 0)
+
+
+@given(st.data())
+def test_whatever_a_snapshot_holds_one_thing_is_said(data):
+    """Of numbers that no page should have, too."""
+    numbers = st.integers(0, 2**64 - 1)
+    few = st.integers(0, 2)
+
+    def any_row():
+        fields = {field: data.draw(numbers) for field in ("stolen_ns", "epoch_stolen_ns")}
+        fields |= {field: data.draw(few) for field in ("epoch", "instance", "state", "valid")}
+        return row(**fields)
+
+    flags, stolen_ns, backwards_ns = said(any_row(), any_row())
+    assert len(flags) + bool(backwards_ns) <= 1
+    assert "valid" in flags or stolen_ns <= LATER_NS - NOW_NS
 
 
 def test_snapshots_that_do_not_belong_together_are_refused():
-    one, two = snapshot([(1, True, 1)], NOW_NS), snapshot([(1, True, 1)] * 2, NOW_NS)
+    one, two = row(1), np.concatenate([row(1), row(1)])
     with pytest.raises(ValueError, match="CPUs"):
         guestpv.delta(one, two)
     with pytest.raises(ValueError, match="before"):
-        guestpv.delta(snapshot([(1, True, 1)], LATER_NS), one)
+        guestpv.delta(row(1, monotonic_ns=LATER_NS), one)

@@ -118,6 +118,9 @@ def test_cpu_that_goes_and_comes_back_restarts_its_count(watched):
     assert texts(watched.look()) == ["cpu1 came online", "cpu1 restarted its count (epoch 2)"]
     watched.tick()
     assert watched.figures(1).restarts == 1
+    assert watched.figures(1).stolen_percent is None
+    watched.machine.steal(1, SECOND // 10)
+    watched.tick()
     assert watched.figures(1).stolen_percent == pytest.approx(10)
 
 
@@ -136,13 +139,17 @@ def test_restart_between_two_looks_is_not_missed(watched):
     watched.machine.online(2)
     assert texts(watched.tick()) == ["cpu2 restarted its count (epoch 2)"]
     assert watched.figures().restarts == 1
-    assert watched.figures(2).stolen_percent == 0
+    assert watched.figures(2).stolen_percent is None
 
 
-def test_count_that_fell_restarted(watched):
-    watched.machine.structures["stolen_time"][0] = 5
-    assert texts(watched.tick()) == ["cpu0 restarted its count (epoch 1)"]
-    assert watched.figures(0).interval_stolen_ns == 5
+def test_count_that_fell_in_its_epoch_is_unknown(watched):
+    """Not a restart from zero, with what it shows stolen since."""
+    watched.machine.take_back(0, SECOND // 4)
+    (change,) = watched.tick()
+    assert (change.kind, change.cpu) == ("backwards", 0)
+    assert change.text == "cpu0 count ran backwards by 250 ms"
+    assert watched.figures(0).interval_stolen_ns is None
+    assert watched.figures(0).restarts == 0
 
 
 @given(st.lists(st.tuples(counts, counts), min_size=1, max_size=4))
@@ -160,13 +167,15 @@ def test_whatever_a_count_does_no_figure_is_negative_or_wraps(pairs):
 
     figures = [history.figures(np.array([row])) for row in range(len(pairs))]
     for (count0, count1), cpu in zip(pairs, figures, strict=True):
-        if count1 >= count0:
+        if count1 < count0:
+            assert (cpu.interval_stolen_ns, cpu.stolen_percent) == (None, None)
+        else:
             assert cpu.interval_stolen_ns == min(count1 - count0, 2**63 - 1)
-        assert cpu.interval_stolen_ns >= 0
-        assert cpu.stolen_percent >= 0
+            assert cpu.stolen_percent >= 0
     total = history.figures(np.arange(len(pairs)))
     assert total.stolen_ns == sum(after)
-    assert total.interval_stolen_ns == sum(cpu.interval_stolen_ns for cpu in figures)
+    known = [cpu.interval_stolen_ns for cpu in figures if cpu.interval_stolen_ns is not None]
+    assert total.interval_stolen_ns == (sum(known) if known else None)
 
 
 def test_change_is_told_once(watched):
