@@ -10,6 +10,7 @@ For example::
 """
 
 from guestpv.account.delta import DELTA, delta
+from guestpv.account.totals import TOTALS, Totals
 from guestpv.errors import (
     BusyError,
     Error,
@@ -27,6 +28,7 @@ from guestpv.source.reader import SNAPSHOT, Reader, Reading, Source
 __all__ = [
     "DELTA",
     "SNAPSHOT",
+    "TOTALS",
     "BusyError",
     "Error",
     "FormatError",
@@ -38,6 +40,7 @@ __all__ = [
     "Reading",
     "Source",
     "StructureError",
+    "Totals",
     "UnsupportedError",
     "delta",
     "open",

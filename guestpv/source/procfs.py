@@ -35,7 +35,7 @@ class ProcfsReader(Reader):
             ranges = CpuList.parse(Path(possible).read_text()).ranges
             self._cpus = tuple(cpu for cpus in ranges for cpu in cpus)
             Path(path).read_bytes()
-            self._instance = int(Path(BOOT_ID).read_text()[:8], 16) | 1 << 32  # never 0
+            self._instance = int(boot_id()[:8], 16) | 1 << 32  # never 0
         except OSError as error:
             raise NoSourceError(
                 f"{error.filename}: not read", error.strerror or str(error), "mount /proc and /sys"
@@ -121,3 +121,8 @@ class ProcfsReader(Reader):
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the reader is closed")
+
+
+def boot_id() -> str:
+    """A random UUID of this boot."""
+    return Path(BOOT_ID).read_text().strip()

@@ -4,6 +4,7 @@
 The hypervisor, the module and their vCPUs are simulated here, and know what was truly stolen.
 """
 
+import json
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -157,3 +158,78 @@ def test_delta_says_no_more_than_was_stolen_and_exactly_that_where_nothing_happe
                 assert change["stolen_ns"] == stolen_ns
             if not later.disturbed[cpu] and later.rows["valid"][cpu]:
                 assert change["valid"]
+
+
+@given(STEPS)
+def test_totals_never_fall_and_say_no_more_than_was_stolen(steps):
+    first, *history = looks(steps)
+    totals = guestpv.Totals(None, first.rows)
+    before = totals.rows
+    last = first.rows.copy()  # for each CPU, that had a count
+    restarts = [0] * CPUS
+    for earlier, later in pairwise([first, *history]):
+        rows = totals.update(later.rows)
+        for cpu, row in enumerate(rows):
+            assert row["total_ns"] >= before["total_ns"][cpu]
+            assert row["unknown_ns"] >= before["unknown_ns"][cpu]
+            assert totals.total(cpu) == row["total_ns"] <= later.true_ns[cpu]
+
+            grown_ns = totals.total(cpu) - int(before["total_ns"][cpu])
+            stolen_ns = later.true_ns[cpu] - earlier.true_ns[cpu]
+            if row["valid"] and not later.silent[cpu]:
+                assert row["unknown_ns"] == before["unknown_ns"][cpu]
+                assert grown_ns == stolen_ns
+            if not row["valid"]:
+                passed_ns = later.rows["monotonic_ns"][cpu] - earlier.rows["monotonic_ns"][cpu]
+                assert row["unknown_ns"] == before["unknown_ns"][cpu] + passed_ns
+            now = later.rows[cpu]
+            if now["valid"]:
+                if now["instance"] == last["instance"][cpu]:
+                    restarts[cpu] += now["epoch"] - last["epoch"][cpu]
+                last[cpu] = now
+            assert row["restarts"] == restarts[cpu]
+        before = rows
+    assert totals.total() == sum(totals.total(cpu) for cpu in range(CPUS))
+
+
+class Source:
+    """Of which the next snapshot is taken by whoever opens it."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def snapshot(self):
+        return self.rows.copy()
+
+
+@given(STEPS, st.data())
+def test_totals_that_are_saved_and_restored_say_the_same(steps, data):
+    first, *history = looks(steps)
+    straight = guestpv.Totals(None, first.rows)
+    reopened = guestpv.Totals(None, first.rows)
+    for look in history:
+        if data.draw(st.booleans()):
+            saved = json.loads(json.dumps(reopened.save()))
+            reopened = guestpv.Totals.restore(Source(look.rows), saved)
+        else:
+            reopened.update(look.rows)
+        assert (straight.update(look.rows) == reopened.rows).all()
+
+
+COUNTS = st.integers(0, 2**64 - 1)
+
+
+@given(st.lists(st.tuples(COUNTS, st.integers(1, 2), st.integers(1, 2)), min_size=2))
+def test_totals_are_exact_to_the_last_bit_and_do_not_wrap(counts):
+    """Whatever stands on a page: 2**53 + 1 is no float, and a sum may be beyond 64 bits."""
+    rows = np.zeros(1, guestpv.SNAPSHOT)
+    rows["valid"], rows["state"] = True, State.ONLINE
+    totals, expected = None, 0
+    for (now, epoch, instance), before in zip(counts, [counts[0], *counts], strict=False):
+        rows["stolen_ns"], rows["epoch"], rows["instance"] = now, epoch, instance
+        rows["epoch_stolen_ns"] = 2**64 - 1  # so that nothing came since
+        totals = totals or guestpv.Totals(None, rows)
+        totals.update(rows)
+        if (epoch, instance) == before[1:] and now > before[0]:
+            expected = min(expected + now - before[0], 2**64 - 1)
+        assert totals.total(0) == expected

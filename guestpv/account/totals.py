@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""What was stolen from each CPU since a beginning: totals that never fall."""
+
+from collections.abc import Mapping
+from operator import index
+from typing import Any, Self, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from guestpv.account.delta import DELTA, delta
+from guestpv.cpulist import listed
+from guestpv.errors import FormatError, NoSuchCpuError
+from guestpv.page.abi import State
+from guestpv.source.procfs import boot_id
+from guestpv.source.reader import Reader, Snapshot
+
+TOTALS = np.dtype(
+    [
+        *DELTA.descr,
+        ("total_ns", np.uint64),
+        ("restarts", np.uint64),
+        ("unknown_ns", np.uint64),
+    ]
+)
+"""One CPU after an update. The fields of `DELTA` are there, too, of the time since the update
+before; if the CPU had no count then, ``stolen_ns`` and ``backwards_ns`` are since it last had one.
+
+==============  ===================================================================================
+``total_ns``    nanoseconds stolen since the beginning, at least; it never falls
+``restarts``    how often the count started again since then, as far as the source says so
+``unknown_ns``  how much of the time since then went by in intervals, from one update to the next,
+                of which it is not known how much was stolen, or only that it was at least so much
+==============  ===================================================================================
+
+While ``unknown_ns`` stays the same, ``total_ns`` grows by exactly what is stolen (the row is
+``valid``). A CPU that is absent before and after is offline, and nothing is stolen from it.
+"""
+
+Rows = npt.NDArray[np.void]
+
+_MOST_NS = np.uint64(np.iinfo(np.uint64).max)
+_VERSION = 1
+
+
+class Totals:
+    """Per CPU what was stolen since this was made, kept up by `update`.
+
+    For example::
+
+        totals = guestpv.Totals(reader)
+        while True:
+            time.sleep(15)
+            totals.update()
+            print(totals.total(0), "ns stolen from cpu0")
+
+    If the source vanishes, `update` raises what the reader does, and nothing is lost. Go on with a
+    new one by setting ``reader``, or in another process with what `save` gave: by instance and
+    epoch it is known whether the counts went on.
+    """
+
+    def __init__(self, reader: Reader | None, first: Snapshot | None = None) -> None:
+        """Begin now, or at a *first* snapshot. Without a *reader*, each update must be given one.
+
+        Raises as `Reader.snapshot` does.
+        """
+        if first is None:
+            if reader is None:
+                raise ValueError("neither a reader nor a first snapshot")
+            first = reader.snapshot()
+        self.reader = reader
+        """Of which a snapshot is taken; may be replaced by one that has the same CPUs."""
+        self.rows: Rows = np.zeros(len(first), TOTALS)
+        """An array of `TOTALS`, as of the last update."""
+        self.rows["cpu"] = first["cpu"]
+        self._last = first.copy()
+        self._counted = self._last
+        """Per CPU, the last row that had a count; before there is one, the first of all."""
+
+    def update(self, snapshot: Snapshot | None = None) -> Rows:
+        """Add what was stolen since the update before, until now or a *snapshot* taken since then.
+
+        Returns an array of `TOTALS`, a row for each of the snapshot's. Raises as `Reader.snapshot`
+        does, or ValueError as `delta` does; then the totals are as before.
+        """
+        if snapshot is None:
+            if self.reader is None:
+                raise ValueError("there is no reader to take a snapshot of")
+            snapshot = self.reader.snapshot()
+        before, now = self._last, snapshot.copy()
+        step = delta(self._counted, now)
+
+        rows = self.rows.copy()
+        for field in DELTA.names or ():
+            rows[field] = step[field]
+        rows["interval_ns"] = now["monotonic_ns"] - before["monotonic_ns"]
+        rows["valid"] &= before["valid"]
+        rows["valid"] |= (before["state"] == State.ABSENT) & (now["state"] == State.ABSENT)
+        rows["total_ns"] += np.minimum(step["stolen_ns"], _MOST_NS - rows["total_ns"])
+        rows["unknown_ns"] += np.where(rows["valid"], 0, rows["interval_ns"])
+        rows["restarted"] &= now["valid"]  # if not, it is counted when there is a count again
+        if rows["restarted"].any():
+            epochs = now["epoch"].astype(np.int64) - self._counted["epoch"]
+            rows["restarts"] += np.where(rows["restarted"], epochs.clip(1), 0).astype(np.uint64)
+
+        self.rows, self._last = rows, now
+        self._counted = now if now["valid"].all() else np.where(now["valid"], now, self._counted)
+        return rows.copy()
+
+    def total(self, cpu: SupportsIndex | None = None) -> int:
+        """Nanoseconds stolen from a CPU since the beginning, or from all, at least; exact.
+
+        Raises NoSuchCpuError if the source has no such CPU.
+        """
+        if cpu is None:
+            return sum(self.rows["total_ns"].tolist())  # NumPy's sum would end at 64 bits
+        rows = self.rows["total_ns"][self.rows["cpu"] == index(cpu)]
+        if not len(rows):
+            cpus = listed(self.rows["cpu"].tolist())
+            raise NoSuchCpuError(f"cpu{index(cpu)}: no such CPU", f"There are {cpus}", "use these")
+        return int(rows[0])
+
+    def save(self) -> dict[str, Any]:
+        """All that `restore` needs, as plain data that JSON can hold.
+
+        Some of its integers are beyond 2**53: read it with a parser that keeps them, as Python's.
+        """
+        fields = ("cpu", "total_ns", "restarts", "unknown_ns")
+        return {
+            "version": _VERSION,
+            "boot_id": boot_id(),
+            "cpus": [
+                {
+                    **{field: int(row[field]) for field in fields},
+                    "last": _saved(last),
+                    "counted": _saved(counted),
+                }
+                for row, last, counted in zip(self.rows, self._last, self._counted, strict=True)
+            ],
+        }
+
+    @classmethod
+    def restore(cls, reader: Reader, saved: Mapping[str, Any]) -> Self:
+        """Go on from what `save` gave, be it of another process, and add what was stolen since.
+
+        If it is of another boot, the time until then counts for nothing, and since then as unknown.
+        CPUs that were not saved begin now; those that *reader* has no more are left out.
+
+        Raises FormatError if *saved* is nothing that `save` gave, and as `Reader.snapshot` does.
+        """
+        first = reader.snapshot()
+        totals = cls(reader, first)
+        totals._counted = first.copy()
+        try:
+            if saved["version"] != _VERSION:
+                raise ValueError(f"version {saved['version']} is not {_VERSION}")
+            same_boot = saved["boot_id"] == boot_id()
+            for record in saved["cpus"]:
+                for row in np.flatnonzero(first["cpu"] == record["cpu"]):
+                    for field in "total_ns", "restarts", "unknown_ns":
+                        totals.rows[field][row] = record[field]
+                    _restore(totals._last[row], record["last"], same_boot)
+                    _restore(totals._counted[row], record["counted"], same_boot)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise FormatError(
+                "Saved totals: not restored",
+                f"They are not what Totals.save() gives ({type(error).__name__}: {error})",
+                "begin anew, with Totals(reader)",
+            ) from error
+        totals.update(first)
+        return totals
+
+
+_SAVED = ("state", "valid", "instance", "epoch", "stolen_ns", "monotonic_ns")
+
+
+def _saved(row: np.void) -> dict[str, Any]:
+    return {field: row[field].item() for field in _SAVED}
+
+
+def _restore(row: np.void, record: Mapping[str, Any], same_boot: bool) -> None:
+    now_ns = int(row["monotonic_ns"])
+    for field in _SAVED:
+        row[field] = record[field]
+    row["monotonic_ns"] = min(record["monotonic_ns"], now_ns) if same_boot else 0

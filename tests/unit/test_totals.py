@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: MIT
+"""Totals over what becomes of a source: it goes, it comes back, it is another one."""
+
+import json
+
+import numpy as np
+import pytest
+
+import guestpv
+from guestpv.page.abi import State
+from guestpv.page.image import write_image
+
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+def totals(machine):
+    with guestpv.open(machine.path) as reader:
+        yield guestpv.Totals(reader)
+
+
+def reopened(totals, path):
+    """In another process: what was saved has been a file meanwhile."""
+    return guestpv.Totals.restore(guestpv.open(path), json.loads(json.dumps(totals.save())))
+
+
+def test_what_was_stolen_before_does_not_count(totals, machine):
+    assert totals.total() == 0
+    machine.steal(1, 5)
+    machine.steal(2, 2**60)
+    rows = totals.update()
+    assert rows.dtype == guestpv.TOTALS
+    assert rows["total_ns"].tolist() == [0, 5, 2**60, 0]
+    assert (totals.total(1), totals.total(2), totals.total()) == (5, 2**60, 2**60 + 5)
+    assert type(totals.total(1)) is int
+    assert rows["valid"].all()
+    assert not rows["unknown_ns"].any()
+
+
+def test_a_cpu_that_is_not_there(totals):
+    for cpu in 4, -1, 2**70:
+        with pytest.raises(guestpv.NoSuchCpuError, match="0-3"):
+            totals.total(cpu)
+
+
+def test_a_restart_adds_what_the_page_vouches_for_and_the_rest_is_unknown(totals, machine):
+    machine.restart(1)
+    machine.steal(1, 1000)
+    rows = totals.update()
+    assert (rows["total_ns"][1], rows["restarts"][1]) == (1000, 1)
+    assert rows["unknown_ns"].tolist() == [0, rows["interval_ns"][1], 0, 0]
+    machine.steal(1, 7)
+    rows = totals.update()
+    assert (totals.total(1), rows["stolen_ns"][1], bool(rows["valid"][1])) == (1007, 7, True)
+    assert rows["restarts"].tolist() == [0, 1, 0, 0]
+
+
+def test_restarts_between_two_updates_are_all_counted(totals, machine):
+    for _ in range(3):
+        machine.restart(0)
+    assert totals.update()["restarts"][0] == 3
+
+
+def test_a_cpu_that_is_offline_loses_nothing_and_that_is_known(totals, machine):
+    machine.steal(1, 5)
+    machine.offline(1)
+    for _ in range(2):
+        totals.update()
+    assert (totals.total(1), totals.rows["unknown_ns"][1]) == (5, 0)
+
+
+def test_a_count_that_could_not_be_read_for_a_while_is_caught_up_with(totals, machine):
+    """Its epoch says that it went on; but not in which interval it did what."""
+    machine.revise(0, 1)
+    machine.steal(0, 300)
+    first = totals.update()
+    machine.revise(0, 0)
+    second = totals.update()
+    assert (totals.total(0), second["stolen_ns"][0]) == (300, 300)
+    assert second["unknown_ns"][0] == first["interval_ns"][0] + second["interval_ns"][0]
+    assert not second["valid"][0]
+
+
+def procstat(steal_ticks, monotonic_ns):
+    """What procfs gives of one CPU; None where it is offline."""
+    rows = np.zeros(1, guestpv.SNAPSHOT)
+    rows["instance"], rows["monotonic_ns"] = 1, monotonic_ns
+    if steal_ticks is not None:
+        rows["state"], rows["valid"], rows["stolen_ns"] = State.ONLINE, True, steal_ticks * 10**7
+    return rows
+
+
+def test_on_procfs_a_decrease_shows_when_the_cpu_is_back():
+    totals = guestpv.Totals(None, procstat(335, 0))
+    for second in 1, 2, 3:
+        assert not totals.update(procstat(None, second * SECOND))["backwards_ns"]
+    (row,) = totals.update(procstat(312, 4 * SECOND))
+    assert (row["backwards_ns"], row["total_ns"]) == (230_000_000, 0)
+    assert row["unknown_ns"] == 2 * SECOND  # when it went, and when it came
+    (row,) = totals.update(procstat(313, 5 * SECOND))
+    assert (row["backwards_ns"], row["total_ns"], bool(row["valid"])) == (0, 10**7, True)
+
+
+def test_a_source_that_vanishes_takes_nothing_with_it(totals, machine, tmp_path):
+    machine.steal(0, 5)
+    totals.update()
+    (tmp_path / "page").rename(tmp_path / "gone")
+    with pytest.raises(guestpv.NoSourceError):
+        guestpv.open(machine.path)
+    assert totals.total() == 5
+
+    write_image(machine.path, [9 * SECOND] * 4)  # as after a reload, in the same epoch, and more
+    with guestpv.open(machine.path) as reader:
+        totals.reader = reader
+        rows = totals.update()
+        assert rows["other_instance"].all()
+        assert totals.total() == 5
+        assert (rows["unknown_ns"] == rows["interval_ns"]).all()
+        assert not rows["restarts"].any()
+        assert totals.update()["valid"].all()
+
+
+def test_an_update_that_fails_changes_nothing(totals, machine):
+    machine.steal(0, 5)
+    machine.header["instance"] += 1  # between two reads, without a word
+    machine.header["sequence"] += 2
+    with pytest.raises(guestpv.FormatError):
+        totals.update()
+    machine.header["instance"] -= 1
+    machine.header["sequence"] += 2
+    assert totals.update()["total_ns"].tolist() == [5, 0, 0, 0]
+
+
+def test_snapshots_of_other_cpus_are_refused(totals):
+    with pytest.raises(ValueError, match="same CPUs"):
+        totals.update(procstat(1, SECOND))
+
+
+def test_what_was_saved_goes_on_in_the_same_epoch(totals, machine):
+    machine.steal(0, 2**60)
+    totals.update()
+    machine.steal(0, 7)
+    again = reopened(totals, machine.path)
+    assert again.total(0) == 2**60 + 7
+    assert not again.rows["unknown_ns"].any()
+
+
+def test_of_another_epoch_what_was_saved_gets_the_lower_bound(totals, machine):
+    machine.restart(0)
+    machine.steal(0, 7)
+    again = reopened(totals, machine.path)
+    assert (again.total(0), again.rows["restarts"][0]) == (7, 1)
+    assert again.rows["unknown_ns"][0] == again.rows["interval_ns"][0] > 0
+
+
+def test_of_another_instance_nothing_is_added_to_what_was_saved(totals, machine):
+    machine.steal(0, 7)
+    totals.update()
+    write_image(machine.path, [9 * SECOND] * 4)
+    again = reopened(totals, machine.path)
+    assert again.total() == 7
+    assert again.rows["other_instance"].all()
+    assert (again.rows["unknown_ns"] == again.rows["interval_ns"]).all()
+
+
+def test_of_another_boot_all_time_since_then_is_unknown(totals, machine):
+    """What the clock said before means nothing now, whether it was less or more."""
+    write_image(machine.path, [0] * 4)
+    for then_ns in 0, 2**63:
+        saved = totals.save()
+        saved["boot_id"] = "another"
+        for record in saved["cpus"]:
+            record["last"]["monotonic_ns"] = record["counted"]["monotonic_ns"] = then_ns
+        with guestpv.open(machine.path) as reader:
+            again = guestpv.Totals.restore(reader, saved)
+            now = reader.snapshot()["monotonic_ns"]
+        assert (again.rows["unknown_ns"] <= now).all()
+        assert (again.rows["unknown_ns"] > now - SECOND * 60).all()
+
+
+@pytest.mark.parametrize("cpus", [2, 6])
+def test_a_machine_of_another_size_keeps_the_totals_of_the_cpus_that_it_has(
+    totals, machine, tmp_path, cpus
+):
+    for cpu in range(4):
+        machine.steal(cpu, cpu + 1)
+    totals.update()
+    write_image(tmp_path / "other", [0] * cpus)
+    again = reopened(totals, tmp_path / "other")
+    assert again.rows["total_ns"].tolist() == [1, 2, 3, 4, 0, 0][:cpus]
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {},
+        {"version": 2},
+        {"version": 1, "boot_id": "x", "cpus": [{"cpu": 0}]},
+        {"version": 1, "boot_id": "x", "cpus": 5},
+        [],
+    ],
+)
+def test_what_nobody_saved_is_refused(machine, saved):
+    with guestpv.open(machine.path) as reader, pytest.raises(guestpv.FormatError, match="save"):
+        guestpv.Totals.restore(reader, saved)
+
+
+@pytest.mark.parametrize("value", [-1, 2**64, "many", None])
+def test_saved_numbers_that_cannot_be_are_refused(totals, machine, value):
+    for change in (
+        lambda saved: saved["cpus"][1].update(total_ns=value),
+        lambda saved: saved["cpus"][1]["counted"].update(stolen_ns=value),
+        lambda saved: saved["cpus"][1]["last"].update(monotonic_ns=value),
+    ):
+        saved = totals.save()
+        change(saved)
+        with pytest.raises(guestpv.FormatError):
+            guestpv.Totals.restore(totals.reader, saved)
