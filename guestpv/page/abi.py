@@ -82,20 +82,22 @@ class Fault(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why an epoch began."""
+    """Why an epoch began; `text` says it in words."""
 
-    NONE = 0
-    """There is none yet."""
-    FIRST_SEEN = 1
-    """The structure was seen for the first time."""
-    HOTPLUG = 2
-    """The CPU came online, and the count was lower."""
-    FOUND_LOWER = 3
-    """The count was lower than at an earlier look, and nothing is known to have happened."""
-    RESTORED = 4
-    """The count was lower after the VM was restored or cloned, or resumed from hibernation."""
-    RELEARNED = 5
-    """The structure is at another address."""
+    text: str
+
+    def __new__(cls, value: int, text: str) -> Self:
+        reason = int.__new__(cls, value)
+        reason._value_ = value
+        reason.text = text
+        return reason
+
+    NONE = 0, "none has begun yet"
+    FIRST_SEEN = 1, "the structure was seen for the first time"
+    HOTPLUG = 2, "it was lower when the CPU came online"
+    FOUND_LOWER = 3, "it was found lower, and nothing is known to have happened"
+    RESTORED = 4, "it was lower after the VM was restored or cloned, or resumed from hibernation"
+    RELEARNED = 5, "the structure is at another address"
 
 
 CALLS = {

@@ -3,7 +3,7 @@
 
 from enum import IntEnum
 
-from guestpv.page.abi import Fault
+from guestpv.page.abi import Fault, Reason
 
 
 def name_of(kind: type[IntEnum], number: int) -> str:
@@ -14,3 +14,8 @@ def name_of(kind: type[IntEnum], number: int) -> str:
 def fault_text(number: int) -> str:
     """Why a structure was refused, in words."""
     return next((fault.text for fault in Fault if fault == number), f"unknown fault {number}")
+
+
+def reason_text(number: int) -> str:
+    """Why an epoch began, in words: "it" is the count."""
+    return next((reason.text for reason in Reason if reason == number), f"unknown reason {number}")
