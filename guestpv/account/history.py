@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.account.delta import delta
 from guestpv.account.kernel import KernelAccount
+from guestpv.account.totals import Totals
 from guestpv.page.abi import State
-from guestpv.page.names import fault_text
+from guestpv.page.names import fault_text, reason_text
 from guestpv.source.procstat import Accounts
 from guestpv.source.reader import Snapshot
 
@@ -36,7 +36,8 @@ class Figures:
     stolen_ns: int | None
     """The raw count, as the hypervisor keeps it."""
     interval_stolen_ns: int | None
-    """How much it grew in the last interval."""
+    """How much it grew in the last interval; None where that is only known to be at least so much,
+    as in one in which the count started again."""
     stolen_percent: float | None
     """The same, of the interval."""
     demand_stolen_percent: float | None
@@ -45,6 +46,10 @@ class Figures:
     """The highest stolen_percent since watching began."""
     restarts: int
     """How often the count started again since watching began."""
+    total_ns: int
+    """What was stolen since watching began, at least; it never falls."""
+    unknown_ns: int
+    """For how long since then it is not known whether that was all: of several CPUs, the sum."""
     interval_run_ns: int | None
     """For how long it ran something in the interval, by /proc/stat."""
     interval_procstat_ns: int | None
@@ -76,44 +81,47 @@ class History:
     def __init__(self, first: Snapshot, account: Accounts) -> None:
         n = len(first)
         self.rows = first
+        self.totals = Totals(None, first)  # since watching began
         self.intervals = 0
         self.interval_ns = 0
         self.watched_ns = 0
-        self.known = np.zeros(n, np.bool_)  # whether the last interval's figure is
+        self.known = np.zeros(n, np.bool_)  # whether stolen_ns is, of a CPU that is online
         self.stolen_ns = np.zeros(n, np.int64)  # in the last interval; 292 years at most
-        self.watched_stolen_ns = np.zeros(n, np.int64)
         self.percent = np.full(n, np.nan)
         self.trail = np.full((n, TRAIL), np.nan)  # of percent, the newest last
         self.worst_percent = np.full(n, np.nan)
         self.worst_time = np.zeros(n)
-        self.restarts = np.zeros(n, np.int64)
         self.kernel = KernelAccount(account)
-        self._interval_began = first
+        # Of the interval that has not ended:
+        self._began_ns = int(first["monotonic_ns"][0])
+        self._began_total_ns = self.totals.rows["total_ns"]
+        self._exact = np.ones(n, np.bool_)  # whether all that was stolen since is in the totals
 
-    def look(self, now: Snapshot) -> list[Change]:
-        """Take note of what changed since the last look. No interval ends."""
+    def update(self, now: Snapshot) -> list[Change]:
+        """Returns what changed since the last update. No interval ends."""
         before, self.rows = self.rows, now
-        step = delta(before, now)
-        self.restarts += step["restarted"]
+        step = self.totals.update(now)
+        self._exact &= step["valid"]
         return list(_changes(before, now, step))
 
     def tick(self, now: Snapshot, account: Accounts) -> list[Change]:
-        """End an interval. Returns what changed since the last look."""
-        changes = self.look(now)
-        passed = delta(self._interval_began, now)
-        self._interval_began = now
+        """End an interval. Returns what changed since the last update."""
+        changes = self.update(now)
+        now_ns, total_ns = int(now["monotonic_ns"][0]), self.totals.rows["total_ns"]
         self.intervals += 1
-        self.interval_ns = int(passed["interval_ns"][0])
+        self.interval_ns = now_ns - self._began_ns
         self.watched_ns += self.interval_ns
+        exact, grown_ns = self._exact, total_ns - self._began_total_ns
+        self._began_ns, self._began_total_ns = now_ns, total_ns
+        self._exact = np.ones_like(exact)
 
-        self.known = passed["valid"] & (now["state"] == State.ONLINE)
-        stolen_ns = np.minimum(passed["stolen_ns"], np.uint64(_MOST_NS)).astype(np.int64)
-        self.stolen_ns = np.where(self.known, stolen_ns, 0)
-        self.watched_stolen_ns += self.stolen_ns
+        self.known = exact & (now["state"] == State.ONLINE)
+        grown_ns = np.minimum(grown_ns, np.uint64(_MOST_NS))
+        self.stolen_ns = np.where(self.known, grown_ns, 0).astype(np.int64)
         self.percent = np.where(self.known, self.stolen_ns * 100.0 / self.interval_ns, np.nan)
         self._remember()
-        self.kernel.tick(account, self.stolen_ns, ~passed["valid"])
-        changes += _backwards(now, self.kernel.steal_ns)
+        self.kernel.tick(account, self.stolen_ns, ~exact)
+        changes += _backwards(now, self.kernel.backwards_ns)
         return changes
 
     def _remember(self) -> None:
@@ -139,13 +147,16 @@ class History:
         demand_ns = (run_ns or 0) + (ran_stolen_ns or 0)
 
         worst = self.worst_percent[rows]
+        totals = self.totals.rows[rows]
         return Figures(
             stolen_ns=_sum(self.rows["stolen_ns"], valid),
             interval_stolen_ns=stolen_ns,
             stolen_percent=_percent(stolen_ns, time_ns),
             demand_stolen_percent=_percent(ran_stolen_ns, demand_ns),
             worst_percent=None if np.isnan(worst).all() else float(np.nanmax(worst)),
-            restarts=int(self.restarts[rows].sum()),
+            restarts=sum(totals["restarts"].tolist()),
+            total_ns=sum(totals["total_ns"].tolist()),
+            unknown_ns=sum(totals["unknown_ns"].tolist()),
             interval_run_ns=run_ns,
             interval_procstat_ns=procstat_ns,
             procstat_percent=_percent(procstat_ns, compared_ns),
@@ -163,40 +174,39 @@ def _percent(part_ns: int | None, whole_ns: int) -> float | None:
 
 
 def _changes(before: Snapshot, now: Snapshot, step: npt.NDArray[np.void]) -> Iterator[Change]:
-    moved = (
-        step["restarted"]
-        | (step["backwards_ns"] != 0)
-        | (before["state"] != now["state"])
-        | (before["valid"] != now["valid"])
-    )
-    moved |= (before["revision"] != now["revision"]) | (before["attributes"] != now["attributes"])
-    for row in np.flatnonzero(moved):
-        for kind, text in _story(before[row], now[row], step[row]):
+    changed = step["restarted"] | (step["backwards_ns"] != 0)
+    for field in "state", "revision", "attributes":
+        changed |= before[field] != now[field]
+    for row in np.flatnonzero(changed):
+        for kind, text in _changes_of(before[row], now[row], step[row]):
             yield change(kind, f"cpu{now['cpu'][row]} {text}", int(now["cpu"][row]))
 
 
-def _story(before: np.void, now: np.void, step: np.void) -> Iterator[tuple[str, str]]:
-    """What happened to one CPU between two looks: kinds and texts, in their order."""
+def _changes_of(before: np.void, now: np.void, step: np.void) -> Iterator[tuple[str, str]]:
+    """What happened to one CPU between two updates: kinds and texts, in their order."""
     if before["state"] != now["state"]:
         match now["state"]:
             case State.ONLINE:
                 yield "online", "came online"
+            case State.OFFLINE | State.ABSENT if before["state"] == State.STARTING:
+                yield "offline", "did not come online"
             case State.OFFLINE | State.ABSENT:
                 yield "offline", "went offline"
             case State.REFUSED:
                 yield "refused", f"has no structure to be trusted: {fault_text(now['fault'])}"
     if step["restarted"]:
-        yield "restart", f"restarted its count (epoch {now['epoch']})"
-    if step["backwards_ns"]:
-        yield "backwards", f"count ran backwards by {step['backwards_ns'] // 1_000_000} ms"
+        yield "restart", f"restarted its count (epoch {now['epoch']}): {reason_text(now['reason'])}"
+    # That of /proc/stat (epoch 0) is told with the kernel's account, which it is.
+    if step["backwards_ns"] and now["epoch"]:
+        yield "backwards", f"count ran backwards by {step['backwards_ns']} ns within its epoch"
     if (now["revision"], now["attributes"]) != (before["revision"], before["attributes"]):
         meaning = "its count goes on" if now["valid"] else "its count is not interpreted"
         structure = f"revision {now['revision']}, attributes {now['attributes']:#x}"
         yield "revision", f"has {structure}: {meaning}"
 
 
-def _backwards(now: Snapshot, steal_ns: npt.NDArray[np.int64]) -> Iterator[Change]:
-    for row in np.flatnonzero(steal_ns < 0):
-        lost_ms = -int(steal_ns[row]) // 1_000_000
+def _backwards(now: Snapshot, backwards_ns: npt.NDArray[np.int64]) -> Iterator[Change]:
+    for row in np.flatnonzero(backwards_ns):
+        lost_ms = backwards_ns[row] // 1_000_000
         text = f"cpu{now['cpu'][row]} steal in /proc/stat ran backwards by {lost_ms} ms"
         yield change("procstat_backwards", text, int(now["cpu"][row]))

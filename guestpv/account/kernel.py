@@ -10,6 +10,23 @@ _TOLERANCE_NS = 3 * TICK_NS
 _TOLERANCE = 0.05
 
 
+class Backwards:
+    """By how much each CPU's steal has run backwards since it was last known.
+
+    That may be several samples ago: a CPU that is offline has no line in /proc/stat.
+    """
+
+    def __init__(self, first: Accounts) -> None:
+        self._last_ns = np.where(first["steal_known"], first["steal_ns"], 0)
+
+    def update(self, now: Accounts) -> npt.NDArray[np.int64]:
+        """Nanoseconds, by CPU; 0 where it did not, or is not known *now*."""
+        known = now["steal_known"]
+        backwards_ns = np.where(known, self._last_ns - now["steal_ns"], 0).clip(0)
+        self._last_ns = np.where(known, now["steal_ns"], self._last_ns)
+        return backwards_ns
+
+
 class KernelAccount:
     """The kernel's account of the last interval, and whether it agrees since the beginning.
 
@@ -19,7 +36,9 @@ class KernelAccount:
     def __init__(self, first: Accounts) -> None:
         n = len(first)
         self.steal_ns = np.zeros(n, np.int64)
-        """Stolen in the last interval; negative where the kernel's count ran backwards."""
+        """Stolen in the last interval; negative where the kernel's count ran backwards in it."""
+        self.backwards_ns = np.zeros(n, np.int64)
+        """By how much that was found to have run backwards, be it since an earlier interval."""
         self.run_ns = np.zeros(n, np.int64)
         """Ran something in the last interval."""
         self.steal_known = np.zeros(n, np.bool_)
@@ -27,6 +46,7 @@ class KernelAccount:
         self.run_known = np.zeros(n, np.bool_)
         """Whether run_ns is."""
         self._last = first
+        self._backwards = Backwards(first)
         # Since the comparison began, which is afresh after an interval that can't be compared:
         self._kernel_sum = np.zeros(n, np.int64)
         self._stolen_sum = np.zeros(n, np.int64)
@@ -40,13 +60,14 @@ class KernelAccount:
     ) -> None:
         """End an interval in which *stolen_ns* went by on the hypervisor's count.
 
-        Where the count is *broken* (it restarted, or was unknown at one end), the CPU is compared
-        afresh: what was stolen between is not known.
+        Where the count is *broken* (it started again, or was unknown), the CPU is compared afresh:
+        what was stolen between is not known.
         """
         self.steal_known = now["steal_known"] & self._last["steal_known"]
         self.run_known = now["run_known"] & self._last["run_known"]
         self.steal_ns = np.where(self.steal_known, now["steal_ns"] - self._last["steal_ns"], 0)
         self.run_ns = np.where(self.run_known, now["run_ns"] - self._last["run_ns"], 0).clip(0)
+        self.backwards_ns = self._backwards.update(now)
         self._last = now
         afresh = broken | ~self.steal_known
         self._kernel_sum = np.where(afresh, 0, self._kernel_sum + self.steal_ns)

@@ -7,8 +7,8 @@ only adds some. "time_s" is Unix time, "monotonic_ns" is CLOCK_MONOTONIC.
 guestpv.read/1, one object:
     source          kind (device, image or procfs), path, resolution_ns
     monotonic_ns    when the counts were read
-    cpus            of each: cpu, state (absent, online, offline, refused), origin (none, adopted,
-                    claimed), fault, valid, epoch, revision, attributes, stolen_ns, and
+    cpus            of each: cpu, state (absent, online, offline, refused, starting), origin (none,
+                    adopted, claimed), fault, valid, epoch, revision, attributes, stolen_ns, and
                     procstat_steal_ns, which is what the kernel counted
     total           stolen_ns, procstat_steal_ns: the sums; CPUs that have null are left out
 
@@ -55,8 +55,9 @@ guestpv.watch/1, an object a line, one for each interval:
                     guestpv.account.history.Figures
     total           the fields of guestpv.account.history.Figures, of all CPUs together
     events          what happened in the interval: time_s, kind, cpu (or null), text; kinds are
-                    online, offline, refused, restart, revision, procstat_backwards, restored
-                    (the whole VM was) and no_events (the kernel's can't be received)
+                    online, offline, refused, restart, backwards (the count, within its
+                    epoch), revision, procstat_backwards, restored (the whole VM was) and no_events
+                    (the kernel's can't be received)
 """
 
 import json

@@ -49,8 +49,10 @@ def _where(history: History, rows: Rows) -> str:
 def _so_far(history: History, rows: Rows) -> str:
     if not history.intervals:
         return "-"
-    stolen_s = history.watched_stolen_ns[rows].sum() / 1e9
-    text = f"{stolen_s:.3f} CPU-s stolen in {history.watched_ns / 1e9:.0f} s"
+    figures = history.figures(rows)
+    at_least = "at least " if figures.unknown_ns else ""
+    stolen_s, watched_s = figures.total_ns / 1e9, history.watched_ns / 1e9
+    text = f"{at_least}{stolen_s:.3f} CPU-s stolen in {watched_s:.0f} s"
     worst = history.worst_percent[rows]
     if np.isnan(worst).all():
         return text

@@ -85,7 +85,7 @@ def _run(
             for key in woken.keys:
                 view.key(key)
             ended = ticks.due()
-            changes = history.tick(*_sample(reader)) if ended else history.look(reader.snapshot())
+            changes = history.tick(*_sample(reader)) if ended else history.update(reader.snapshot())
             changes = [*announcements.changes(woken), *changes]
             watched = [change for change in changes if change.cpu is None or change.cpu in cpus]
             view.show(history, watched, ended)

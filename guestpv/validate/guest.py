@@ -59,7 +59,7 @@ class Watched:
     interrupts_ns: npt.NDArray[np.int64]
     """Per CPU, what the guest's own interrupts took, by /proc/stat."""
     kernel_backwards_ns: npt.NDArray[np.int64]
-    """Per CPU, the most by which /proc/stat's steal was lower than at the look before."""
+    """Per CPU, the most by which /proc/stat's steal was lower than when it was last known."""
     host: tuple[HostView, HostView] | str
     """The host's account at both ends, or why it is not to be had."""
     slept: bool
@@ -161,7 +161,7 @@ class Guest:
             nonlocal began
             now = time.monotonic()
             began = min(began, now)
-            kernel.look(settled=now - began > _SETTLED_S)
+            kernel.update(settled=now - began > _SETTLED_S)
             passed_s = min(seconds, now - began)
             self.progress(f"watching {len(self.watchable)} vCPUs: {passed_s:.0f} of {seconds:g} s")
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guestpv.account.delta import delta
+from guestpv.account.kernel import Backwards
 from guestpv.source.procstat import Accounts, accounts
 from guestpv.source.reader import Reader, Snapshot
 
@@ -20,27 +21,25 @@ class Sample:
 
 
 class KernelWatch:
-    """Looks at /proc/stat, and keeps by how much steal was less than at the look before."""
+    """Samples /proc/stat, and keeps by how much steal was less than when it was last known."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._settled = False
         self._began = self.first = self.last = self._sample()
+        self._backwards = Backwards(self.first.kernel)
         self.backwards_ns = np.zeros(len(reader.cpus), np.int64)
 
-    def look(self, *, settled: bool) -> None:
-        """Look now. The first sample is the first that was taken when things had *settled*."""
-        before, self.last = self.last.kernel, self._sample()
-        now = self.last.kernel
-        both = now["steal_known"] & before["steal_known"]
-        lost = np.where(both, before["steal_ns"] - now["steal_ns"], 0)
-        self.backwards_ns = np.maximum(self.backwards_ns, lost)
+    def update(self, *, settled: bool) -> None:
+        """Sample now. The first sample is the first that was taken when things had *settled*."""
+        self.last = self._sample()
+        self.backwards_ns = np.maximum(self.backwards_ns, self._backwards.update(self.last.kernel))
         if settled and not self._settled:
             self.first, self._settled = self.last, True
 
     @property
     def interrupts_ns(self) -> npt.NDArray[np.int64]:
-        """Per CPU, what went to interrupts, since this was made until the last look."""
+        """Per CPU, what went to interrupts, since this was made until the last sample."""
         spent: npt.NDArray[np.int64] = (
             self.last.kernel["interrupts_ns"] - self._began.kernel["interrupts_ns"]
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from guestpv.page import layout
-from guestpv.page.abi import Fault, State
+from guestpv.page.abi import Fault, Reason, State
 from guestpv.page.image import structures, write_image
 
 SECOND = 1_000_000_000
@@ -33,28 +33,31 @@ class Machine:
     def take_back(self, cpu, ns):
         self.structures["stolen_time"][cpu] -= ns
 
-    def restart(self, cpu):
+    def restart(self, cpu, reason=Reason.FOUND_LOWER):
         """A new epoch that is announced before the count is seen to be lower."""
         self.header["sequence"] += 1
         self.structures["stolen_time"][cpu] = 0
         self.entries["epoch"][cpu] += 1
+        self.entries["reason"][cpu] = reason
+        self.entries["epoch_stolen_ns"][cpu] = 0
         self.header["sequence"] += 1
 
     def revise(self, cpu, revision):
         self.structures["revision"][cpu] = revision
 
     def offline(self, cpu):
-        self._enter(cpu, state=State.OFFLINE)
+        self.enter(cpu, state=State.OFFLINE)
 
     def online(self, cpu):
         """As after a hotplug: the count begins anew."""
         self.structures["stolen_time"][cpu] = 0
-        self._enter(cpu, state=State.ONLINE, epoch=self.entries["epoch"][cpu] + 1)
+        epoch = self.entries["epoch"][cpu] + 1
+        self.enter(cpu, state=State.ONLINE, epoch=epoch, reason=Reason.HOTPLUG, epoch_stolen_ns=0)
 
     def refuse(self, cpu, fault=Fault.SYSTEM_RAM):
-        self._enter(cpu, state=State.REFUSED, fault=fault, offset=0)
+        self.enter(cpu, state=State.REFUSED, fault=fault, offset=0)
 
-    def _enter(self, cpu, **fields):
+    def enter(self, cpu, **fields):
         """Change the index as the module does: the sequence is odd meanwhile."""
         self.header["sequence"] += 1
         for field, value in fields.items():

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 import guestpv
 from guestpv.account.history import History
-from guestpv.page.abi import Fault, State
-from guestpv.source.procstat import ACCOUNT, TICK_NS, no_accounts
+from guestpv.page.abi import Fault, Reason, State
+from guestpv.source.procfs import ProcfsReader
+from guestpv.source.procstat import ACCOUNT, TICK_NS, accounts, no_accounts
 
 SECOND = 1_000_000_000
 ALL = np.arange(4)
+RESTARTED = f"restarted its count (epoch 2): {Reason.HOTPLUG.text}"
 counts = st.integers(0, 2**64 - 1) | st.integers(2**63 - 2, 2**63 + 1)
 
 
@@ -37,8 +39,8 @@ class Watched:
         self.now += int(seconds * SECOND)
         return self.history.tick(self.snapshot(), self.kernel.copy())
 
-    def look(self):
-        return self.history.look(self.snapshot())
+    def update(self):
+        return self.history.update(self.snapshot())
 
     def figures(self, *cpus):
         return self.history.figures(np.array(cpus) if cpus else ALL)
@@ -108,14 +110,14 @@ def test_worst_interval_is_kept(watched):
 
 def test_cpu_that_goes_and_comes_back_restarts_its_count(watched):
     watched.machine.offline(1)
-    assert texts(watched.look()) == ["cpu1 went offline"]
+    assert texts(watched.update()) == ["cpu1 went offline"]
     watched.tick()
     assert watched.figures(1).stolen_percent is None
     assert watched.figures(1).stolen_ns == 2 * SECOND
 
     watched.machine.online(1)
     watched.machine.steal(1, SECOND // 10)
-    assert texts(watched.look()) == ["cpu1 came online", "cpu1 restarted its count (epoch 2)"]
+    assert texts(watched.update()) == ["cpu1 came online", f"cpu1 {RESTARTED}"]
     watched.tick()
     assert watched.figures(1).restarts == 1
     assert watched.figures(1).stolen_percent is None
@@ -131,13 +133,13 @@ def test_hotplug_that_is_seen_halfway_is_one_restart(watched):
     watched.machine.structures["stolen_time"][1] = 0
     assert watched.tick() == []
     watched.machine.online(1)
-    assert texts(watched.tick()) == ["cpu1 came online", "cpu1 restarted its count (epoch 2)"]
+    assert texts(watched.tick()) == ["cpu1 came online", f"cpu1 {RESTARTED}"]
     assert watched.figures(1).restarts == 1
 
 
 def test_restart_between_two_looks_is_not_missed(watched):
     watched.machine.online(2)
-    assert texts(watched.tick()) == ["cpu2 restarted its count (epoch 2)"]
+    assert texts(watched.tick()) == [f"cpu2 {RESTARTED}"]
     assert watched.figures().restarts == 1
     assert watched.figures(2).stolen_percent is None
 
@@ -147,7 +149,7 @@ def test_count_that_fell_in_its_epoch_is_unknown(watched):
     watched.machine.take_back(0, SECOND // 4)
     (change,) = watched.tick()
     assert (change.kind, change.cpu) == ("backwards", 0)
-    assert change.text == "cpu0 count ran backwards by 250 ms"
+    assert change.text == "cpu0 count ran backwards by 250000000 ns within its epoch"
     assert watched.figures(0).interval_stolen_ns is None
     assert watched.figures(0).restarts == 0
 
@@ -178,10 +180,56 @@ def test_whatever_a_count_does_no_figure_is_negative_or_wraps(pairs):
     assert total.interval_stolen_ns == (sum(known) if known else None)
 
 
+@pytest.mark.parametrize("reason", set(Reason) - {Reason.NONE})
+def test_restart_is_told_with_its_reason(watched, reason):
+    watched.machine.restart(0, reason)
+    (change,) = watched.tick()
+    assert (change.kind, change.text.partition(": ")[2]) == ("restart", reason.text)
+
+
+def test_cpu_on_its_way_is_told_when_it_has_come_or_has_not(watched):
+    watched.machine.offline(1)
+    watched.tick()
+    watched.machine.enter(1, state=State.STARTING)
+    assert watched.tick() == []
+    assert watched.figures(1).stolen_ns is None
+    watched.machine.enter(1, state=State.OFFLINE)
+    assert texts(watched.update()) == ["cpu1 did not come online"]
+    watched.machine.enter(1, state=State.STARTING)
+    watched.machine.online(1)
+    assert texts(watched.tick()) == ["cpu1 came online", f"cpu1 {RESTARTED}"]
+
+
+def test_totals_have_what_is_known_and_say_for_how_long_that_is_not_all(watched):
+    watched.machine.steal(0, 5)
+    watched.tick()
+    watched.machine.restart(0)
+    watched.machine.steal(0, SECOND // 2)
+    watched.tick(2)
+    watched.machine.steal(1, 2**62)
+    watched.tick()
+    figures = watched.figures(0)
+    assert (figures.total_ns, figures.unknown_ns) == (SECOND // 2 + 5, 2 * SECOND)
+    assert watched.figures().total_ns == SECOND // 2 + 5 + 2**62
+    assert watched.figures().unknown_ns == 2 * SECOND
+
+
+def test_restart_of_a_restored_vm_is_a_lower_bound_once(watched):
+    """The count is back at an old one before the module has looked; then it has an epoch."""
+    watched.machine.take_back(0, SECOND // 2)
+    watched.tick()
+    watched.machine.enter(0, epoch=2, epoch_stolen_ns=SECOND // 2, reason=Reason.RESTORED)
+    watched.machine.steal(0, 7)
+    watched.tick()
+    assert watched.figures(0).total_ns == 7
+    assert watched.figures(0).unknown_ns == 2 * SECOND
+    assert watched.figures(0).restarts == 1
+
+
 def test_change_is_told_once(watched):
     watched.machine.online(2)
-    assert len(watched.look()) == 1
-    assert watched.look() == []
+    assert len(watched.update()) == 1
+    assert watched.update() == []
     assert watched.tick() == []
     assert watched.figures(2).restarts == 1
 
@@ -196,7 +244,7 @@ def test_unknown_revision_is_told_and_not_interpreted(watched):
     assert watched.figures(0).stolen_ns is None
 
     watched.machine.revise(0, 0)
-    (change,) = watched.look()
+    (change,) = watched.update()
     assert "goes on" in change.text
 
 
@@ -254,6 +302,53 @@ def test_kernel_whose_count_ran_backwards_is_told(accounted):
     assert change.kind == "procstat_backwards"
     assert change.cpu == 1
     assert accounted.figures(1).interval_procstat_ns == -40 * TICK_NS
+
+
+def test_kernel_whose_count_is_lower_when_the_cpu_is_back_is_told(accounted):
+    """Over however many intervals it was offline, and had no line."""
+    kernel, here = accounted.kernel, accounted.kernel[1].copy()
+    kernel["steal_ns"][1] = 335 * TICK_NS
+    accounted.tick()
+    kernel[1] = no_accounts((1,))[0]
+    for _ in range(3):
+        assert accounted.tick() == []
+    kernel[1] = here
+    kernel["steal_ns"][1] = 312 * TICK_NS
+    (change,) = accounted.tick()
+    assert (change.kind, change.cpu) == ("procstat_backwards", 1)
+    assert "by 230 ms" in change.text
+    assert accounted.tick() == []
+
+
+@pytest.mark.parametrize("offline_for", [0, 1, 3])
+def test_on_procfs_a_decrease_is_told_once(tmp_path, offline_for):
+    stat, possible = tmp_path / "stat", tmp_path / "possible"
+    possible.write_text("0-1")
+
+    def sample(steal_ticks):
+        """A second later; None where the CPU is offline."""
+        lines = {0: 5, 1: steal_ticks}
+        stat.write_text(
+            "".join(
+                f"cpu{cpu} 1 2 3 4 5 6 7 {ticks} 0 0\n"
+                for cpu, ticks in lines.items()
+                if ticks is not None
+            )
+        )
+        rows = reader.snapshot()
+        return rows, accounts(reader.cpus, str(stat))
+
+    stat.touch()
+    reader = ProcfsReader(str(stat), str(possible))
+    history = History(*sample(335))
+    for _ in range(offline_for):
+        history.tick(*sample(None))
+    changes = [change for change in history.tick(*sample(312)) if change.kind != "online"]
+    assert [change.kind for change in changes] == ["procstat_backwards"]
+    assert texts(changes) == ["cpu1 steal in /proc/stat ran backwards by 230 ms"]
+    figures = history.figures(np.array([1]))
+    assert (figures.interval_stolen_ns, figures.restarts, figures.total_ns) == (None, 0, 0)
+    assert history.tick(*sample(312)) == []
 
 
 def test_restart_is_compared_afresh(accounted):
