@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from guestpv.cli.columns import objection
 from guestpv.cli.options import JsonOption, SourceOption
-from guestpv.cli.records import source_record, write
+from guestpv.cli.records import instance_record, source_record, write
 from guestpv.cli.source import open_source
 from guestpv.cpulist import listed
-from guestpv.page.abi import CALLS, NOT_CALLED, Conduit, Fault, Origin, State
-from guestpv.page.names import name_of
+from guestpv.page.abi import CALLS, NOT_CALLED, Conduit, Fault, Origin, Reason, State
+from guestpv.page.names import name_of, reason_text
 from guestpv.page.since import since_s, since_text
 from guestpv.source.reader import Reader
 
@@ -25,6 +25,9 @@ _OWNERS = {
     Origin.ADOPTED: "the kernel (CONFIG_PARAVIRT=y): adopted, without a reset",
     Origin.CLAIMED: "guestpv: claimed, as this kernel does not use them",
 }
+
+
+_ONCE = {"device": "load of the module", "image": "page image", "procfs": "boot"}
 
 
 def info(source: SourceOption = "auto", as_json: JsonOption = False) -> None:
@@ -40,7 +43,10 @@ def info(source: SourceOption = "auto", as_json: JsonOption = False) -> None:
 
 
 def _record(reader: Reader) -> dict[str, Any]:
-    record: dict[str, Any] = {"source": source_record(reader.source)}
+    record: dict[str, Any] = {
+        "source": source_record(reader.source),
+        "instance": instance_record(reader.instance),
+    }
     if reader.header is None or reader.entries is None:
         return record | {"smccc_version": None, "conduit": None, "cpus": None}
     live = reader.source.kind == "device"  # an image's times are of another boot
@@ -59,6 +65,8 @@ def _cpu_record(cpu: int, entry: np.void, live: bool) -> dict[str, Any]:
         "origin": name_of(Origin, entry["origin"]),
         "fault": name_of(Fault, entry["fault"]),
         "epoch": int(entry["epoch"]),
+        "reason": name_of(Reason, entry["reason"]),
+        "epoch_stolen_ns": int(entry["epoch_stolen_ns"]) if entry["epoch"] else None,
         "ipa": int(entry["ipa"]),
         "revision": int(entry["revision"]),
         "attributes": int(entry["attributes"]),
@@ -85,6 +93,10 @@ def _access(reader: Reader) -> Iterator[tuple[str, str]]:
     yield "source", f"{source.kind}: {source.description}"
     yield "access", f"{source.path}, {mode}"
     yield "resolution", f"{source.resolution_ns} ns"
+    yield (
+        "instance",
+        f"{instance_record(reader.instance)}, a new one with each {_ONCE[source.kind]}",
+    )
 
 
 def _discovery(reader: Reader) -> Iterator[tuple[str, str]]:
@@ -129,7 +141,14 @@ def _structures(reader: Reader) -> Iterator[tuple[str, str]]:
     def condition(cpu: int) -> str:
         unknown = rows[cpu]["revision"] or rows[cpu]["attributes"]
         since = since_text(entries[cpu]) if unknown and reader.source.kind == "device" else ""
-        return (objection(rows[cpu]) or name_of(State, rows[cpu]["state"])) + since
+        return (objection(rows[cpu]) or name_of(State, rows[cpu]["state"])) + since + _epoch(cpu)
+
+    def _epoch(cpu: int) -> str:
+        """The count's epoch and why it began, where that is more than that it was seen at all."""
+        row = rows[cpu]
+        if row["reason"] in (Reason.NONE, Reason.FIRST_SEEN):
+            return ""
+        return f", count in epoch {row['epoch']}: {reason_text(row['reason'])}"
 
     for text, group in groupby(range(len(entries)), condition):
         cpus = list(group)

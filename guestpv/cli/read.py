@@ -5,9 +5,9 @@ import numpy as np
 
 from guestpv.cli.columns import objection, seconds
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption
-from guestpv.cli.records import cpu_record, source_record, write
+from guestpv.cli.records import cpu_record, instance_record, source_record, write
 from guestpv.cli.source import open_source
-from guestpv.page.abi import Origin, State
+from guestpv.page.abi import Origin, Reason, State
 from guestpv.page.names import name_of
 from guestpv.source.procstat import Accounts, accounts, no_accounts
 from guestpv.source.reader import Snapshot, Source
@@ -43,6 +43,7 @@ def _write_record(source: Source, rows: Snapshot, kernel: Accounts) -> None:
         "guestpv.read/1",
         {
             "source": source_record(source),
+            "instance": instance_record(int(rows["instance"][0])),
             "monotonic_ns": int(rows["monotonic_ns"][0]),
             "cpus": [
                 cpu_record(row) | {"procstat_steal_ns": steal_ns}
@@ -63,6 +64,13 @@ def _total(rows: Snapshot, kernel: Accounts) -> dict[str, int | None]:
     }
 
 
+def _epoch(row: np.void) -> str:
+    """With why it began, where that is more than that the structure was seen at all."""
+    if row["reason"] in (Reason.NONE, Reason.FIRST_SEEN):
+        return str(row["epoch"])
+    return f"{row['epoch']} {name_of(Reason, row['reason']).replace('_', ' ')}"
+
+
 def _print_table(source: Source, rows: Snapshot, kernel: Accounts) -> None:
     from rich.console import Console  # takes long to import, and --json does without
     from rich.table import Table
@@ -78,7 +86,7 @@ def _print_table(source: Source, rows: Snapshot, kernel: Accounts) -> None:
     table.add_column("STATE")
     table.add_column("STOLEN s", seconds(total["stolen_ns"], 9), justify="right")
     table.add_column("KERNEL s", seconds(total["procstat_steal_ns"], 2), justify="right")
-    table.add_column("EPOCH", justify="right")
+    table.add_column("EPOCH")
     table.add_column("ORIGIN")
     for row, account in zip(rows, kernel, strict=True):
         table.add_row(
@@ -86,7 +94,7 @@ def _print_table(source: Source, rows: Snapshot, kernel: Accounts) -> None:
             name_of(State, row["state"]),
             seconds(row["stolen_ns"] if row["valid"] else None, 9),
             seconds(account["steal_ns"] if account["steal_known"] else None, 2),
-            str(row["epoch"]),
+            _epoch(row),
             objection(row) or name_of(Origin, row["origin"]),
         )
     Console().print(table)

@@ -4,17 +4,28 @@
 Every object has "schema", its name and version: a new version may take names away, the same one
 only adds some. "time_s" is Unix time, "monotonic_ns" is CLOCK_MONOTONIC.
 
+An integer beyond ±(2**53 - 1), which many parsers would round, is a decimal string (RFC 7493, 2.2):
+"9007199254740993". That may be any that is documented as a number.
+
+"instance", which read, info, validate and watch have, is 16 hexadecimal digits behind 0x: another
+one each time the module is loaded (for procfs: at each boot). Only within one instance are epochs
+and counts to be compared.
+
 guestpv.read/1, one object:
     source          kind (device, image or procfs), path, resolution_ns
     monotonic_ns    when the counts were read
     cpus            of each: cpu, state (absent, online, offline, refused, starting), origin (none,
-                    adopted, claimed), fault, valid, epoch, revision, attributes, stolen_ns, and
-                    procstat_steal_ns, which is what the kernel counted
+                    adopted, claimed), fault, valid, epoch, reason (why the epoch began: none,
+                    first_seen, hotplug, found_lower, restored, relearned), epoch_stolen_ns (the
+                    count when the module first saw it in this epoch; null where there are none),
+                    revision, attributes, stolen_ns, and procstat_steal_ns, which is what the kernel
+                    counted
     total           stolen_ns, procstat_steal_ns: the sums; CPUs that have null are left out
 
 guestpv.info/1, one object; null for what is not there, or was not called:
     source, smccc_version (as in "1.1"), conduit (none, smc, hvc)
-    cpus            of each: cpu, state, origin, fault, epoch, ipa, st_call; revision and
+    cpus            of each: cpu, state, origin, fault, epoch, reason, epoch_stolen_ns, ipa,
+                    st_call; revision and
                     attributes as the module last saw them, unknown_since_s (Unix time, if one is
                     not 0); and what the calls returned, as signed numbers: arch_features,
                     features_self, features_st, features_st_draft, features_undefined,
@@ -24,7 +35,7 @@ guestpv.load/1, guestpv.unload/1, one object:
     changed         whether anything was to be done; load has also module, built, adopt_offset
 
 guestpv.validate/1, one object:
-    source, kernel (uname -r), duration_s
+    source, kernel (uname -r), duration_s; instance is that of the beginning
     passed, warned, failed, skipped: how many checks
     checks          of each: id, group, promise, clause, effect (nothing, load, hotplug, suspend,
                     reload), verdict (pass, warn, fail, skip), text, advice, figures, duration_s
@@ -52,7 +63,8 @@ guestpv.checks/1, one object, for validate --list:
 guestpv.watch/1, an object a line, one for each interval:
     interval_ns     how long it was; watched_ns: all intervals together
     cpus            as in guestpv.read/1 without procstat_steal_ns, and the fields of
-                    guestpv.account.history.Figures
+                    guestpv.account.history.Figures: among them total_ns, which never falls, and
+                    unknown_ns
     total           the fields of guestpv.account.history.Figures, of all CPUs together
     events          what happened in the interval: time_s, kind, cpu (or null), text; kinds are
                     online, offline, refused, restart, backwards (the count, within its
@@ -71,15 +83,35 @@ import numpy as np
 
 from guestpv.account.history import Change, History, Rows
 from guestpv.cli.view import View
-from guestpv.page.abi import Fault, Origin, State
+from guestpv.page.abi import Fault, Origin, Reason, State
 from guestpv.page.names import name_of
 from guestpv.source.reader import Source
 
+MOST_EXACT = 2**53 - 1
+"""The integers up to which a double has each."""
+
 
 def write(schema: str, record: dict[str, Any]) -> None:
-    """Write one object as a line."""
-    json.dump({"schema": schema, "time_s": round(time.time(), 6), **record}, sys.stdout)
+    """Write one object as a line. Integers that a double might round become decimal strings."""
+    record = {"schema": schema, "time_s": round(time.time(), 6), **record}
+    json.dump(_interoperable(record), sys.stdout)
     print(flush=True)
+
+
+def _interoperable(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _interoperable(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_interoperable(item) for item in value]
+        case int() if abs(value) > MOST_EXACT:
+            return str(value)
+        case _:
+            return value
+
+
+def instance_record(instance: int) -> str:
+    return f"{instance:#018x}"
 
 
 def source_record(source: Source) -> dict[str, Any]:
@@ -99,6 +131,8 @@ def cpu_record(row: np.void) -> dict[str, Any]:
         "fault": name_of(Fault, row["fault"]),
         "valid": valid,
         "epoch": int(row["epoch"]),
+        "reason": name_of(Reason, row["reason"]),
+        "epoch_stolen_ns": int(row["epoch_stolen_ns"]) if row["epoch"] else None,
         "revision": int(row["revision"]),
         "attributes": int(row["attributes"]),
         "stolen_ns": int(row["stolen_ns"]) if valid else None,
@@ -123,6 +157,7 @@ class WatchRecords(View):
             "guestpv.watch/1",
             {
                 "source": self._source,
+                "instance": instance_record(int(history.rows["instance"][0])),
                 "interval_ns": history.interval_ns,
                 "watched_ns": history.watched_ns,
                 "cpus": [

@@ -258,7 +258,7 @@ def _reports(
     elif as_json:
         from guestpv.cli.reports.record import RecordReport
 
-        reports.append(RecordReport(guest.reader.source))
+        reports.append(RecordReport(guest.reader))
         if sys.stderr.isatty():
             from rich.console import Console
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 import guestpv as package
 from guestpv.cli import app
-from guestpv.page.abi import PV_TIME_ST, Fault, Origin
+from guestpv.cli.records import write
+from guestpv.page.abi import PV_TIME_ST, Fault, Origin, Reason
 
 SECOND = 1_000_000_000
 NO_DEVICE = not Path("/dev/guestpv").exists()
@@ -26,6 +27,8 @@ READ_CPU = {
     "fault",
     "valid",
     "epoch",
+    "reason",
+    "epoch_stolen_ns",
     "revision",
     "attributes",
     "stolen_ns",
@@ -37,6 +40,8 @@ INFO_CPU = {
     "origin",
     "fault",
     "epoch",
+    "reason",
+    "epoch_stolen_ns",
     "ipa",
     "st_call",
     "arch_features",
@@ -107,7 +112,9 @@ def test_read_json(guestpv, machine):
     machine.offline(2)
     machine.refuse(3, Fault.OVERLAP)
     read = record(guestpv("read", "--json", "--source", machine.path))
-    assert set(read) == {"schema", "time_s", "source", "monotonic_ns", "cpus", "total"}
+    assert set(read) == {
+        *("schema", "time_s", "source", "instance", "monotonic_ns", "cpus", "total"),
+    }
     assert read["schema"] == "guestpv.read/1"
     assert read["source"] == {"kind": "image", "path": machine.path, "resolution_ns": 1}
     assert all(set(cpu) == READ_CPU for cpu in read["cpus"])
@@ -117,12 +124,50 @@ def test_read_json(guestpv, machine):
     assert read["total"] == {"stolen_ns": 6 * SECOND, "procstat_steal_ns": None}
 
 
-def test_counts_are_exact(guestpv, machine):
-    """Not by way of a float: 2**63 - 1 is no float."""
-    machine.structures["stolen_time"][:2] = 2**63 - 1, 2**64 - 1
-    read = record(guestpv("read", "--json", "--cpu", "0-1", "--source", machine.path))
-    assert [cpu["stolen_ns"] for cpu in read["cpus"]] == [2**63 - 1, 2**64 - 1]
-    assert read["total"]["stolen_ns"] == 2**63 - 1 + 2**64 - 1
+def test_counts_survive_a_parser_that_knows_only_doubles(guestpv, machine):
+    """What such a one would round is a string, with each digit; also where it is a sum."""
+    machine.structures["stolen_time"] = 2**53 - 1, 2**53, 2**53 + 1, 2**64 - 1
+    read = record(guestpv("read", "--json", "--source", machine.path))
+    counts = [cpu["stolen_ns"] for cpu in read["cpus"]]
+    assert counts == [2**53 - 1, str(2**53), str(2**53 + 1), str(2**64 - 1)]
+    assert read["total"]["stolen_ns"] == str(3 * 2**53 + 2**64 - 1)
+
+
+@pytest.mark.parametrize("number", [2**53 - 1, 2**53, 2**64 - 1, 10**30])
+def test_each_number_that_is_written_is_exact(capsys, number):
+    for value in number, -number:
+        write("test/1", {"deep": [{"value": value}], "true": True, "rate": 2.0**60})
+        doubles = json.loads(capsys.readouterr().out, parse_int=float)
+        (deep,) = doubles["deep"]
+        assert isinstance(deep["value"], str) == (number > 2**53 - 1)
+        assert int(deep["value"]) == value
+        assert (doubles["true"], doubles["rate"]) == (True, 2.0**60)
+
+
+@pytest.mark.parametrize("command", ["read", "info", "watch --count=1 --interval=0.01"])
+@pytest.mark.parametrize("instance", [1, 2**64 - 1])
+def test_every_record_has_the_instance(guestpv, machine, command, instance):
+    machine.header["instance"] = instance
+    said = record(guestpv(*command.split(), "--json", "--source", machine.path))
+    assert said["instance"] == f"0x{instance:016x}"
+
+
+def test_read_and_info_say_why_an_epoch_began(guestpv, machine):
+    machine.steal(1, 700)
+    machine.restart(1, Reason.RESTORED)
+    machine.entries["epoch_stolen_ns"][1] = 600
+    for command in "read", "info":
+        cpus = record(guestpv(command, "--json", "--source", machine.path))["cpus"]
+        assert [cpu["reason"] for cpu in cpus] == ["first_seen", "restored"] + 2 * ["first_seen"]
+        assert cpus[1]["epoch_stolen_ns"] == 600
+    (line,) = (
+        line
+        for line in guestpv("read", "--source", machine.path).stdout.splitlines()
+        if line.split()[:1] == ["1"]
+    )
+    assert "2 restored" in line
+    said = guestpv("info", "--source", machine.path).stdout
+    assert f"online, count in epoch 2: {Reason.RESTORED.text}, 0x90a0040" in said
 
 
 def test_read_of_chosen_cpus(guestpv, machine):
@@ -180,7 +225,9 @@ def test_info_does_not_know_the_owner_of_what_was_not_asked_for(guestpv, machine
 
 def test_info_json(guestpv, machine):
     info = record(guestpv("info", "--json", "--source", machine.path))
-    assert set(info) == {"schema", "time_s", "source", "smccc_version", "conduit", "cpus"}
+    assert set(info) == {
+        *("schema", "time_s", "source", "instance", "smccc_version", "conduit", "cpus"),
+    }
     assert info["schema"] == "guestpv.info/1"
     assert (info["smccc_version"], info["conduit"]) == ("1.1", "hvc")
     assert all(set(cpu) == INFO_CPU for cpu in info["cpus"])

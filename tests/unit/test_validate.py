@@ -38,6 +38,7 @@ def validate(guestpv, machine, *options):
 
 def test_an_image_of_a_healthy_machine(guestpv, machine):
     done = validate(guestpv, machine)
+    assert json.loads(done.stdout)["instance"] == f"0x{int(machine.header['instance']):016x}"
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads(done.stdout)
     checks = record["checks"]

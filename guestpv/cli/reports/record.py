@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from guestpv.cli.records import source_record, write
+from guestpv.cli.records import instance_record, source_record, write
 from guestpv.cli.reports import NAMES, count
-from guestpv.source.reader import Source
+from guestpv.source.reader import Reader
 from guestpv.validate import Outcome
 
 
 class RecordReport:
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, reader: Reader) -> None:
+        self._source = source_record(reader.source)
+        self._instance = instance_record(reader.instance)
 
     def outcome(self, outcome: Outcome) -> None:
         """Nothing is written before the end."""
@@ -24,7 +25,8 @@ class RecordReport:
         write(
             "guestpv.validate/1",
             {
-                "source": source_record(self._source),
+                "source": self._source,
+                "instance": self._instance,
                 "kernel": platform.release(),
                 "duration_s": round(duration_s, 3),
                 **{name: counts[verdict] for verdict, name in NAMES.items()},
