@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """/proc/stat as the source, where there is no PV-time: the kernel's figure, in its ticks."""
 
+import errno
 import time
 from collections.abc import Sequence
 from operator import index
@@ -31,16 +32,11 @@ class ProcfsReader(Reader):
 
     def __init__(self, path: str = "/proc/stat", possible: str = POSSIBLE) -> None:
         """Raises NoSourceError if the kernel does not show its account here."""
-        try:
-            ranges = CpuList.parse(Path(possible).read_text()).ranges
-            self._cpus = tuple(cpu for cpus in ranges for cpu in cpus)
-            Path(path).read_bytes()
-            self._instance = int(boot_id()[:8], 16) | 1 << 32  # never 0
-        except OSError as error:
-            raise NoSourceError(
-                f"{error.filename}: not read", error.strerror or str(error), "mount /proc and /sys"
-            ) from error
+        ranges = CpuList.parse(_content(possible).decode()).ranges
+        self._cpus = tuple(cpu for cpus in ranges for cpu in cpus)
+        self._instance = int(boot_id()[:8], 16) | 1 << 32  # never 0
         self._path = path
+        _content(path)
         self._closed = False
 
     @property
@@ -108,12 +104,7 @@ class ProcfsReader(Reader):
 
     def _accounts(self, cpus: Sequence[int]) -> Accounts:
         """Raises NoSourceError: that it can't be read does not say that no CPU is there."""
-        try:
-            return parse(cpus, Path(self._path).read_bytes())
-        except OSError as error:
-            raise NoSourceError(
-                f"{self._path}: not read", error.strerror or str(error), "try again"
-            ) from error
+        return parse(cpus, _content(self._path))
 
     def close(self) -> None:
         self._closed = True
@@ -124,5 +115,17 @@ class ProcfsReader(Reader):
 
 
 def boot_id() -> str:
-    """A random UUID of this boot."""
-    return Path(BOOT_ID).read_text().strip()
+    """A random UUID of this boot. Raises NoSourceError if the kernel does not show it here."""
+    return _content(BOOT_ID).decode().strip()
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        raise NoSourceError(
+            f"{path}: not read",
+            error.strerror or str(error),
+            "mount /proc and /sys" if missing else "try again",
+        ) from error

@@ -47,7 +47,8 @@ def parse(cpus: Sequence[int], stat: bytes) -> Accounts:
     """A row for each of *cpus*, from the content of /proc/stat (proc_stat(5)).
 
     Container file systems serve a /proc/stat of their own, and not each is like the kernel's: lines
-    that are not whole are left out, and so are CPUs that are not asked for.
+    that are not whole are left out, and so are CPUs that are not asked for. Of a CPU that is listed
+    twice nothing is known, since nothing says which line is its own.
     """
     rows = no_accounts(cpus)
     row_of = {b"cpu%d" % cpu: row for row, cpu in enumerate(cpus)}
@@ -57,6 +58,9 @@ def parse(cpus: Sequence[int], stat: bytes) -> Accounts:
             break
         row = row_of.get(name)
         if row is None or len(fields) < _COLUMNS_BEFORE_STEAL or not all(map(_is_number, fields)):
+            continue
+        if rows["present"][row]:
+            rows[row] = (True, False, False, 0, 0, 0, 0)
             continue
         user, nice, system, _idle, _iowait, irq, softirq, *more = fields
         run_ns = _sum_ns((user, nice, system, irq, softirq))  # the time of own guests is in user

@@ -58,6 +58,22 @@ def test_without_proc_it_says_so(tmp_path):
         ProcfsReader(str(tmp_path / "stat"))
 
 
+def test_what_to_do_about_a_file_that_cannot_be_read_is_the_same_whenever(tmp_path):
+    """A missing one is not to be had by trying again, and mounting does not make room for one."""
+    with reader(tmp_path, {0: 5}, "0") as procfs:
+        stat = tmp_path / "stat"
+        for spoil, fix in ((stat.unlink, "mount"), (stat.mkdir, "try again")):
+            spoil()
+            for opening in (
+                procfs.snapshot,
+                lambda: procfs.stolen_ns(0),
+                lambda: ProcfsReader(str(stat), str(tmp_path / "possible")),
+            ):
+                with pytest.raises(guestpv.NoSourceError, match=f"{stat}: not read") as refused:
+                    opening()
+                assert fix in refused.value.fix
+
+
 def test_a_count_that_cannot_be_is_flagged_and_refused(tmp_path):
     with reader(tmp_path, {0: 1844674407270, 1: 5}, "0-1") as procfs:
         assert procfs.snapshot()["valid"].tolist() == [False, True]

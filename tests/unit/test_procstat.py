@@ -79,6 +79,15 @@ def test_an_odd_shape_hides_no_cpu():
     assert steal_ticks(stat) == [500, "absent", "absent", 500]
 
 
+def test_of_a_cpu_that_is_listed_twice_nothing_is_known():
+    """Not the last line's figure, and not the first's, be it three times."""
+    line = "cpu0 1100 5 450 40500 60 0 20 %d 0 0\n"
+    for lines in (250, 500), (250, 250), (250, 500, 250):
+        stat = "".join(line % ticks for ticks in lines)
+        assert steal_ticks(stat + line.replace("cpu0", "cpu1") % 7, (0, 1)) == [None, 7]
+        assert not parse((0,), stat.encode())[0]["run_known"]
+
+
 FIELDS = st.one_of(
     st.integers(-(2**64), 2**64).map(str),
     st.sampled_from(["", " ", "x", "1_0", "0x1", "\n", "cpu1"]),
