@@ -41,8 +41,9 @@ class Switched:
     """A row of a snapshot: the count before it went."""
     offline: np.void
     after: np.void
-    procstat_before_ns: int
-    procstat_after_ns: int
+    procstat_before_ns: int | None
+    """Steal in /proc/stat; None where that is not known."""
+    procstat_after_ns: int | None
     away_and_back_ns: int
     """CLOCK_BOOTTIME from before it went to after it was back."""
 
@@ -82,7 +83,7 @@ def switch_cpus(
 def _switch_one(reader: MappedReader, cpu: int) -> Switched:
     began_ns = _boot_ns()
     entry_before, before = reader.entries[cpu].copy(), reader.snapshot()[cpu]
-    procstat_before_ns = int(accounts((cpu,))[0]["steal_ns"])
+    procstat_before_ns = _procstat_ns(cpu)
     with _offline(cpu):
         offline = reader.snapshot()[cpu]
     return Switched(
@@ -93,7 +94,7 @@ def _switch_one(reader: MappedReader, cpu: int) -> Switched:
         offline=offline,
         after=reader.snapshot()[cpu],
         procstat_before_ns=procstat_before_ns,
-        procstat_after_ns=int(accounts((cpu,))[0]["steal_ns"]),
+        procstat_after_ns=_procstat_ns(cpu),
         away_and_back_ns=_boot_ns() - began_ns,
     )
 
@@ -189,6 +190,11 @@ def reload(
 def _ipas(reader: MappedReader) -> list[int]:
     ipas: list[int] = reader.entries["ipa"].tolist()
     return ipas
+
+
+def _procstat_ns(cpu: int) -> int | None:
+    row = accounts((cpu,))[0]
+    return int(row["steal_ns"]) if row["steal_known"] else None
 
 
 def _boot_ns() -> int:

@@ -73,15 +73,21 @@ def hotplug(guest: Guest) -> Finding:
         return skipped(guest.hotplug)
     if not guest.adopted:
         return skipped("this kernel accounts for no steal (CONFIG_PARAVIRT is not set)")
-    for switched in guest.hotplug:
-        if switched.procstat_after_ns < switched.procstat_before_ns:
+    compared = [
+        (switched.cpu, switched.procstat_before_ns, switched.procstat_after_ns)
+        for switched in guest.hotplug
+        if switched.procstat_before_ns is not None and switched.procstat_after_ns is not None
+    ]
+    if not compared:
+        return skipped("/proc/stat does not say what was stolen from these CPUs")
+    for cpu, before_ns, after_ns in compared:
+        if after_ns < before_ns:
             return warned(
-                f"cpu{switched.cpu}: from {switched.procstat_before_ns / 1e9:.2f} s"
-                f" to {switched.procstat_after_ns / 1e9:.2f} s",
+                f"cpu{cpu}: from {before_ns / 1e9:.2f} s to {after_ns / 1e9:.2f} s",
                 "a known defect of Linux: coming online, it asks for the structure again, which"
                 " restarts the count, and /proc/stat with it. Take rates from guestpv, which"
                 " numbers epochs, or drop negative ones",
             )
-    if not any(switched.procstat_before_ns for switched in guest.hotplug):
+    if not any(before_ns for _, before_ns, _ in compared):
         return skipped("none of these CPUs had steal in /proc/stat to lose")
-    return passed(f"cpu{listed([switched.cpu for switched in guest.hotplug])}: not then")
+    return passed(f"cpu{listed([cpu for cpu, _, _ in compared])}: not then")

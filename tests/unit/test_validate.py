@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,10 +21,12 @@ from junitparser import JUnitXml
 from guestpv.page.abi import Fault
 from guestpv.source.reader import SNAPSHOT
 from guestpv.validate import catalogue, select
+from guestpv.validate.disruption import Switched
 from guestpv.validate.host import _error_ns
 from guestpv.validate.hostaccount import HostAccount, HostView
 
 ERROR = 11
+SECOND = 1_000_000_000
 
 
 def checks_of(done):
@@ -304,3 +307,27 @@ def test_interrupted_it_still_reports(machine):
         said = process.stdout.read()
     assert process.returncode == 130
     assert said.count("# SKIP interrupted") == len(catalogue())
+
+
+def switched(cpu, before_ns, after_ns):
+    """A CPU that was offline and back, with what /proc/stat said before and after."""
+    row = np.zeros(1, SNAPSHOT)[0]
+    return Switched(cpu, row, row, row, row, row, before_ns, after_ns, SECOND)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "verdict"),
+    [
+        ([(5 * SECOND, None)], "skip"),  # not lost: unknown
+        ([(None, 5 * SECOND)], "skip"),
+        ([(None, None), (5 * SECOND, 6 * SECOND)], "pass"),
+        ([(5 * SECOND, None), (5 * SECOND, SECOND)], "warn"),
+        ([(0, 0)], "skip"),
+    ],
+)
+def test_steal_that_procstat_does_not_know_is_not_lost_in_a_hotplug(cpus, verdict):
+    guest = SimpleNamespace(
+        hotplug=[switched(cpu, *ends) for cpu, ends in enumerate(cpus, 1)], adopted=True
+    )
+    (check,) = (check for check in catalogue() if check.id == "kernel.hotplug")
+    assert check.judge(guest).verdict == verdict
