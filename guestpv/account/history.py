@@ -198,7 +198,7 @@ def _changes_of(before: np.void, now: np.void, step: np.void) -> Iterator[tuple[
         yield "restart", f"restarted its count (epoch {now['epoch']}): {reason_text(now['reason'])}"
     # That of /proc/stat (epoch 0) is told with the kernel's account, which it is.
     if step["backwards_ns"] and now["epoch"]:
-        yield "backwards", f"count ran backwards by {step['backwards_ns']} ns within its epoch"
+        yield "backwards", f"count ran backwards by {step['backwards_ns']:,} ns in its epoch"
     if (now["revision"], now["attributes"]) != (before["revision"], before["attributes"]):
         meaning = "its count goes on" if now["valid"] else "its count is not interpreted"
         structure = f"revision {now['revision']}, attributes {now['attributes']:#x}"

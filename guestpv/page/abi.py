@@ -82,7 +82,7 @@ class Fault(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why an epoch began; `text` says it in words."""
+    """Why an epoch began; `text` says it in words that a line of 80 columns has room for."""
 
     text: str
 
@@ -93,11 +93,13 @@ class Reason(IntEnum):
         return reason
 
     NONE = 0, "none has begun yet"
-    FIRST_SEEN = 1, "the structure was seen for the first time"
-    HOTPLUG = 2, "it was lower when the CPU came online"
-    FOUND_LOWER = 3, "it was found lower, and nothing is known to have happened"
-    RESTORED = 4, "it was lower after the VM was restored or cloned, or resumed from hibernation"
-    RELEARNED = 5, "the structure is at another address"
+    FIRST_SEEN = 1, "seen for the first time"
+    HOTPLUG = 2, "lower when the CPU came online"
+    FOUND_LOWER = 3, "found lower, nobody said why"
+    """Than at an earlier look of the module, and nothing is known to have happened."""
+    RESTORED = 4, "lower after a restore or resume"
+    """Of the VM, restored or cloned, or of the machine, resumed from hibernation."""
+    RELEARNED = 5, "structure at another address"
 
 
 CALLS = {

@@ -17,5 +17,5 @@ def fault_text(number: int) -> str:
 
 
 def reason_text(number: int) -> str:
-    """Why an epoch began, in words: "it" is the count."""
+    """Why an epoch began, in words."""
     return next((reason.text for reason in Reason if reason == number), f"unknown reason {number}")

@@ -300,7 +300,7 @@ def test_lines_tell_of_changes(machine):
     while "cpu2 went offline" not in (line := watching.stdout.readline()):
         assert line
     machine.online(2)
-    said = "cpu2 restarted its count (epoch 2): it was lower when the CPU came online"
+    said = "cpu2 restarted its count (epoch 2): lower when the CPU came online"
     while said not in (line := watching.stdout.readline()):
         assert line
     watching.terminate()

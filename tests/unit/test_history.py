@@ -149,7 +149,7 @@ def test_count_that_fell_in_its_epoch_is_unknown(watched):
     watched.machine.take_back(0, SECOND // 4)
     (change,) = watched.tick()
     assert (change.kind, change.cpu) == ("backwards", 0)
-    assert change.text == "cpu0 count ran backwards by 250000000 ns within its epoch"
+    assert change.text == "cpu0 count ran backwards by 250,000,000 ns in its epoch"
     assert watched.figures(0).interval_stolen_ns is None
     assert watched.figures(0).restarts == 0
 

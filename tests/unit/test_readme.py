@@ -44,13 +44,13 @@ def path(tmp_path):
     return tmp_path / "image"
 
 
-def example(language):
-    (code,) = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    return code
+def examples(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_library_in_ten_lines(path):
-    code = example("python").replace("guestpv.open()", f"guestpv.open({str(path)!r})")
+    code, _ = examples("python")
+    code = code.replace("guestpv.open()", f"guestpv.open({str(path)!r})")
     assert str(path) in code
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -59,8 +59,14 @@ def test_the_library_in_ten_lines(path):
     assert [line.split()[:3] for line in changes] == [["0", "0", "ns"], ["1", "0", "ns"]]
 
 
+def test_the_totals_of_an_agent(path, capsys):
+    _, code = examples("python")
+    exec(code.replace("guestpv.open()", f"guestpv.open({str(path)!r})"), {"guestpv": guestpv})
+    assert capsys.readouterr().out.splitlines() == ["0 0 0 0", "1 0 0 0"]
+
+
 def test_the_c_header_in_ten_lines(path, tmp_path):
-    (tmp_path / "example.c").write_text(example("c") + MAIN)
+    (tmp_path / "example.c").write_text("".join(examples("c")) + MAIN)
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{CHECKOUT}/kmod/uapi"]
     subprocess.run(["cc", *flags, "example.c", "-o", "example"], cwd=tmp_path, check=True)
 
