@@ -43,6 +43,13 @@ def delta(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.void]:
     source does not vouch for as one, so none is negative, or more than was stolen. Raises
     ValueError if the snapshots are not of the same CPUs, or in the wrong order.
     """
+    rows = np.zeros(later.shape, DELTA)
+    fill_delta(rows, earlier, later)
+    return rows
+
+
+def fill_delta(rows: npt.NDArray[np.void], earlier: Snapshot, later: Snapshot) -> None:
+    """As `delta`, into *rows* that have its fields, all of them 0."""
     if earlier.shape != later.shape or (earlier["cpu"] != later["cpu"]).any():
         raise ValueError("the snapshots are not of the same CPUs")
     if (later["monotonic_ns"] < earlier["monotonic_ns"]).any():
@@ -54,7 +61,6 @@ def delta(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.void]:
     comparable = same_epoch & earlier["valid"] & later["valid"]
     lower = comparable & (now < before)
 
-    rows = np.zeros(later.shape, DELTA)
     rows["cpu"] = later["cpu"]
     rows["interval_ns"] = later["monotonic_ns"] - earlier["monotonic_ns"]
     rows["other_instance"] = ~same_instance
@@ -76,4 +82,3 @@ def delta(earlier: Snapshot, later: Snapshot) -> npt.NDArray[np.void]:
         )
         # A restored VM may have brought back an old count since the epoch began.
         rows["stolen_ns"] += np.minimum(grown, rows["interval_ns"])
-    return rows

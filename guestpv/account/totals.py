@@ -8,7 +8,7 @@ from typing import Any, Self, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.account.delta import DELTA, delta
+from guestpv.account.delta import DELTA, fill_delta
 from guestpv.cpulist import listed
 from guestpv.errors import FormatError, NoSuchCpuError
 from guestpv.page.abi import State
@@ -73,6 +73,9 @@ class Totals:
         self.rows: Rows = np.zeros(len(first), TOTALS)
         """An array of `TOTALS`, as of the last update."""
         self.rows["cpu"] = first["cpu"]
+        self._total_ns = np.zeros(len(first), np.uint64)
+        self._restarts = np.zeros(len(first), np.uint64)
+        self._unknown_ns = np.zeros(len(first), np.uint64)
         self._last = first.copy()
         self._counted = self._last
         """Per CPU, the last row that had a count; before there is one, the first of all."""
@@ -80,32 +83,36 @@ class Totals:
     def update(self, snapshot: Snapshot | None = None) -> Rows:
         """Add what was stolen since the update before, until now or a *snapshot* taken since then.
 
-        Returns an array of `TOTALS`, a row for each of the snapshot's. Raises as `Reader.snapshot`
-        does, or ValueError as `delta` does; then the totals are as before.
+        Returns a new array of `TOTALS`, a row for each CPU. Raises as `Reader.snapshot` does, or
+        ValueError as `delta` does; then the totals are as before.
         """
         if snapshot is None:
             if self.reader is None:
                 raise ValueError("there is no reader to take a snapshot of")
             snapshot = self.reader.snapshot()
-        before, now = self._last, snapshot.copy()
-        step = delta(self._counted, now)
-
-        rows = self.rows.copy()
-        for field in DELTA.names or ():
-            rows[field] = step[field]
+        else:
+            snapshot = snapshot.copy()  # it may be filled again
+        before, now = self._last, snapshot
+        rows = np.zeros(len(now), TOTALS)
+        fill_delta(rows, self._counted, now)
+        if (now["monotonic_ns"] < before["monotonic_ns"]).any():
+            raise ValueError("the snapshot was taken before the last one")
         rows["interval_ns"] = now["monotonic_ns"] - before["monotonic_ns"]
         rows["valid"] &= before["valid"]
         rows["valid"] |= (before["state"] == State.ABSENT) & (now["state"] == State.ABSENT)
-        rows["total_ns"] += np.minimum(step["stolen_ns"], _MOST_NS - rows["total_ns"])
-        rows["unknown_ns"] += np.where(rows["valid"], 0, rows["interval_ns"])
+        self._total_ns += np.minimum(rows["stolen_ns"], _MOST_NS - self._total_ns)
+        self._unknown_ns += np.where(rows["valid"], np.uint64(0), rows["interval_ns"])
         rows["restarted"] &= now["valid"]  # if not, it is counted when there is a count again
         if rows["restarted"].any():
             epochs = now["epoch"].astype(np.int64) - self._counted["epoch"]
-            rows["restarts"] += np.where(rows["restarted"], epochs.clip(1), 0).astype(np.uint64)
+            self._restarts += np.where(rows["restarted"], epochs.clip(1), 0).astype(np.uint64)
+        rows["total_ns"] = self._total_ns
+        rows["unknown_ns"] = self._unknown_ns
+        rows["restarts"] = self._restarts
 
         self.rows, self._last = rows, now
         self._counted = now if now["valid"].all() else np.where(now["valid"], now, self._counted)
-        return rows.copy()
+        return rows
 
     def total(self, cpu: SupportsIndex | None = None) -> int:
         """Nanoseconds stolen from a CPU since the beginning, or from all, at least; exact.
@@ -113,12 +120,12 @@ class Totals:
         Raises NoSuchCpuError if the source has no such CPU.
         """
         if cpu is None:
-            return sum(self.rows["total_ns"].tolist())  # NumPy's sum would end at 64 bits
-        rows = self.rows["total_ns"][self.rows["cpu"] == index(cpu)]
-        if not len(rows):
+            return sum(self._total_ns.tolist())  # NumPy's sum would end at 64 bits
+        (row,) = np.nonzero(self.rows["cpu"] == index(cpu))
+        if not len(row):
             cpus = listed(self.rows["cpu"].tolist())
             raise NoSuchCpuError(f"cpu{index(cpu)}: no such CPU", f"There are {cpus}", "use these")
-        return int(rows[0])
+        return int(self._total_ns[row[0]])
 
     def save(self) -> dict[str, Any]:
         """All that `restore` needs, as plain data that JSON can hold.
@@ -157,8 +164,9 @@ class Totals:
             same_boot = saved["boot_id"] == boot_id()
             for record in saved["cpus"]:
                 for row in np.flatnonzero(first["cpu"] == record["cpu"]):
-                    for field in "total_ns", "restarts", "unknown_ns":
-                        totals.rows[field][row] = record[field]
+                    totals._total_ns[row] = record["total_ns"]
+                    totals._restarts[row] = record["restarts"]
+                    totals._unknown_ns[row] = record["unknown_ns"]
                     _restore(totals._last[row], record["last"], same_boot)
                     _restore(totals._counted[row], record["counted"], same_boot)
         except (KeyError, TypeError, ValueError, OverflowError) as error:

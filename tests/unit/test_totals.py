@@ -136,6 +136,14 @@ def test_snapshots_of_other_cpus_are_refused(totals):
         totals.update(procstat(1, SECOND))
 
 
+def test_a_snapshot_of_before_is_refused_also_where_there_was_no_count():
+    totals = guestpv.Totals(None, procstat(5, 0))
+    totals.update(procstat(None, 2 * SECOND))
+    with pytest.raises(ValueError, match="before"):
+        totals.update(procstat(6, SECOND))
+    assert totals.update(procstat(6, 3 * SECOND))["unknown_ns"] == 3 * SECOND
+
+
 def test_what_was_saved_goes_on_in_the_same_epoch(totals, machine):
     machine.steal(0, 2**60)
     totals.update()
