@@ -117,3 +117,14 @@ def test_copyto(timed, reader_of, cpus):
     with reader_of(cpus) as reader:
         names = {"copyto": np.copyto, "out": np.empty(cpus, np.uint64), "counts": counters(reader)}
         timed(f"copyto of {cpus}", "copyto(out, counts)", **names)
+
+
+@all_cpus
+def test_delta(timed, reader):
+    names = {"delta": guestpv.delta, "before": reader.snapshot(), "after": reader.snapshot()}
+    timed("delta of 512", "delta(before, after)", **names)
+
+
+@all_cpus
+def test_totals(timed, reader):
+    timed("Totals.update of 512", "totals.update()", totals=guestpv.Totals(reader))
