@@ -9,6 +9,14 @@ For example::
         print(reader.read(0).stolen_ns)
 """
 
+import sysconfig
+
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    raise ImportError(
+        "guestpv needs a Python with the GIL: one thread at a time may decode the index."
+        " Use the interpreter that is not built free-threaded (python3, not python3t)"
+    )
+
 from guestpv.account.delta import DELTA, delta
 from guestpv.account.totals import TOTALS, Totals
 from guestpv.errors import (
@@ -22,7 +30,9 @@ from guestpv.errors import (
     StructureError,
     UnsupportedError,
 )
+from guestpv.source.mapped import MappedReader
 from guestpv.source.open import open
+from guestpv.source.procfs import ProcfsReader
 from guestpv.source.reader import SNAPSHOT, Reader, Reading, Source
 
 __all__ = [
@@ -32,10 +42,12 @@ __all__ = [
     "BusyError",
     "Error",
     "FormatError",
+    "MappedReader",
     "ModuleError",
     "NoSourceError",
     "NoSuchCpuError",
     "PermissionDeniedError",
+    "ProcfsReader",
     "Reader",
     "Reading",
     "Source",

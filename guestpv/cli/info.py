@@ -18,6 +18,7 @@ from guestpv.cpulist import listed
 from guestpv.page.abi import CALLS, NOT_CALLED, Conduit, Fault, Origin, Reason, State
 from guestpv.page.names import name_of, reason_text
 from guestpv.page.since import since_s, since_text
+from guestpv.source.mapped import MappedReader
 from guestpv.source.reader import Reader
 
 _OWNERS = {
@@ -47,7 +48,7 @@ def _record(reader: Reader) -> dict[str, Any]:
         "source": source_record(reader.source),
         "instance": instance_record(reader.instance),
     }
-    if reader.header is None or reader.entries is None:
+    if not isinstance(reader, MappedReader):
         return record | {"smccc_version": None, "conduit": None, "cpus": None}
     live = reader.source.kind == "device"  # an image's times are of another boot
     return record | {
@@ -101,7 +102,7 @@ def _access(reader: Reader) -> Iterator[tuple[str, str]]:
 
 def _discovery(reader: Reader) -> Iterator[tuple[str, str]]:
     """What each step gave."""
-    if reader.header is None or reader.entries is None:
+    if not isinstance(reader, MappedReader):
         return
     entries = reader.entries.copy()
     asked = np.flatnonzero(entries["state"] != State.ABSENT)
@@ -134,7 +135,7 @@ def _by_answer(cpus: npt.NDArray[np.intp], answers: list[str]) -> str:
 
 def _structures(reader: Reader) -> Iterator[tuple[str, str]]:
     """Where the structures are: a line for each run of CPUs that are alike."""
-    if reader.entries is None:
+    if not isinstance(reader, MappedReader):
         return
     entries, rows = reader.entries.copy(), reader.snapshot()
 

@@ -22,6 +22,7 @@ from guestpv.cli.view import View
 from guestpv.cli.waiting import Ticks, Waiting
 from guestpv.page.abi import Origin
 from guestpv.page.names import name_of
+from guestpv.source.mapped import MappedReader
 from guestpv.source.procstat import Accounts, accounts, no_accounts
 from guestpv.source.reader import Reader, Snapshot
 
@@ -106,7 +107,7 @@ def _title(reader: Reader, interval: float) -> str:
     words = [reader.source.path]
     if reader.source.kind == "procfs":
         words.append(f"in ticks of {reader.source.resolution_ns // 1_000_000} ms")
-    if reader.entries is not None:
+    if isinstance(reader, MappedReader):
         known = reader.entries[reader.entries["origin"] != Origin.NONE]
         if len(known):
             words.append(f"{name_of(Origin, known[0]['origin'])} at {known[0]['ipa']:#x}")

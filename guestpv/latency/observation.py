@@ -103,7 +103,7 @@ def observe(
             pinned.append(cpu)
             waited_ns = _waited_ns()
             left_ns = int(1e9 * max(0.0, until - time.monotonic()))
-            seen = reader._observe(cpu, other, left_ns, gap_ns, stop)
+            seen = reader.observe(cpu, other, left_ns, gap_ns, stop)
             rows[row] = (*np.frombuffer(seen, np.uint64), _waited_ns() - waited_ns)
             rows["absent"][row] += os.sched_getaffinity(0) != {cpu}
         except BaseException as error:

@@ -35,7 +35,8 @@ struct mapping *mapping_make(PyTypeObject *type, int fd, size_t size)
 	mapping->file = NULL;
 	if (!map(mapping, fd, size)) {
 		PyErr_SetFromErrno(PyExc_OSError);
-		Py_CLEAR(mapping);
+		Py_DECREF((PyObject *)mapping);
+		return NULL;
 	}
 	return mapping;
 }
@@ -50,19 +51,11 @@ static void mapping_dealloc(PyObject *self)
 	if (mapping->base)
 		munmap((void *)mapping->base, mapping->size);
 	PyObject_Free(self);
-	Py_DECREF(type);
-}
-
-static int mapping_getbuffer(PyObject *self, Py_buffer *view, int flags)
-{
-	struct mapping *mapping = (struct mapping *)self;
-
-	return PyBuffer_FillInfo(view, self, (void *)mapping->base, mapping->size, 1, flags);
+	Py_DECREF((PyObject *)type);
 }
 
 static PyType_Slot mapping_slots[] = {
 	{ Py_tp_dealloc, mapping_dealloc },
-	{ Py_bf_getbuffer, mapping_getbuffer },
 	{ 0 },
 };
 
@@ -71,4 +64,61 @@ PyType_Spec mapping_spec = {
 	.basicsize = sizeof(struct mapping),
 	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
 	.slots = mapping_slots,
+};
+
+/*
+ * What Python gets to see: bytes that are vouched for. Whoever follows a view to
+ * where its memory comes from finds this, and not the mapping, of which other
+ * pages may raise SIGBUS.
+ */
+struct view {
+	PyObject_HEAD
+	struct mapping *mapping;
+	const void *start;
+	size_t size;
+};
+
+PyObject *view_make(PyTypeObject *type, struct mapping *mapping, const void *start, size_t size)
+{
+	struct view *view = PyObject_New(struct view, type);
+	PyObject *memory;
+
+	if (!view)
+		return NULL;
+	Py_INCREF((PyObject *)mapping);
+	view->mapping = mapping;
+	view->start = start;
+	view->size = size;
+	memory = PyMemoryView_FromObject((PyObject *)view);
+	Py_DECREF((PyObject *)view);
+	return memory;
+}
+
+static void view_dealloc(PyObject *self)
+{
+	PyTypeObject *type = Py_TYPE(self);
+
+	Py_DECREF((PyObject *)((struct view *)self)->mapping);
+	PyObject_Free(self);
+	Py_DECREF((PyObject *)type);
+}
+
+static int view_getbuffer(PyObject *self, Py_buffer *buffer, int flags)
+{
+	struct view *view = (struct view *)self;
+
+	return PyBuffer_FillInfo(buffer, self, (void *)view->start, view->size, 1, flags);
+}
+
+static PyType_Slot view_slots[] = {
+	{ Py_tp_dealloc, view_dealloc },
+	{ Py_bf_getbuffer, view_getbuffer },
+	{ 0 },
+};
+
+PyType_Spec view_spec = {
+	.name = "guestpv._native.View",
+	.basicsize = sizeof(struct view),
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+	.slots = view_slots,
 };

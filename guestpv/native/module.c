@@ -35,7 +35,9 @@ static PyObject *pin(PyObject *Py_UNUSED(module), PyObject *arg)
 }
 
 static PyMethodDef native_methods[] = {
-	{ "pin", pin, METH_O, "Have the calling thread run on a CPU alone." },
+	{ "pin", pin, METH_O,
+	  "pin(cpu, /)\n--\n\n"
+	  "Have the calling thread run on a CPU alone. Raises OSError where that can't be." },
 	{ NULL },
 };
 
@@ -51,14 +53,15 @@ static int native_exec(PyObject *module)
 	int err;
 
 	native->mapping_type = make_type(module, &mapping_spec);
+	native->view_type = make_type(module, &view_spec);
 	native->reading_type = make_type(module, &reading_spec);
-	if (!native->mapping_type || !native->reading_type)
+	if (!native->mapping_type || !native->view_type || !native->reading_type)
 		return -1;
 	reader_type = make_type(module, &reader_spec);
 	if (!reader_type)
 		return -1;
 	err = PyModule_AddType(module, reader_type);
-	Py_DECREF(reader_type);
+	Py_DECREF((PyObject *)reader_type);
 	return err ? err : PyModule_AddType(module, native->reading_type);
 }
 
@@ -67,6 +70,7 @@ static int native_traverse(PyObject *module, visitproc visit, void *arg)
 	struct native *native = PyModule_GetState(module);
 
 	Py_VISIT(native->mapping_type);
+	Py_VISIT(native->view_type);
 	Py_VISIT(native->reading_type);
 	return 0;
 }
@@ -76,6 +80,7 @@ static int native_clear(PyObject *module)
 	struct native *native = PyModule_GetState(module);
 
 	Py_CLEAR(native->mapping_type);
+	Py_CLEAR(native->view_type);
 	Py_CLEAR(native->reading_type);
 	return 0;
 }

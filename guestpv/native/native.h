@@ -4,9 +4,9 @@
  * hypervisor and the index with the kernel module, and both write while we read.
  *
  *   pages.c    the protocol of guestpv.h: index, ordered loads, snapshot
- *   observer.c a thread that looks at the clock and at a count, for a while
+ *   observer.c a thread that samples the clock and a count, for a while
  *   file.c     mapped files that are cut short
- *   mapping.c  the memory itself, for as long as somebody looks at it
+ *   mapping.c  the memory itself, and views of parts of it
  *   reading.c  what one read gave
  *   reader.c   the reads, for Python
  *
@@ -28,10 +28,11 @@
 /* The state of the module */
 struct native {
 	PyTypeObject *mapping_type;
+	PyTypeObject *view_type;
 	PyTypeObject *reading_type;
 };
 
-/* A read-only mapping. It exports its bytes, and goes with the last who refers to it. */
+/* A read-only mapping. It goes with the last who refers to it, and can't be copied as a whole. */
 struct mapping {
 	PyObject_HEAD
 	const uint8_t *base;
@@ -42,9 +43,13 @@ struct mapping {
 /* NULL with an exception set; an OSError if @fd cannot be mapped */
 struct mapping *mapping_make(PyTypeObject *type, int fd, size_t size);
 
-PyObject *reading_make(PyTypeObject *type, const struct sight *sight);
+/* A memoryview of a part of a mapping, which it keeps */
+PyObject *view_make(PyTypeObject *type, struct mapping *mapping, const void *start, size_t size);
+
+PyObject *reading_make(PyTypeObject *type, const struct sample *sample);
 
 extern PyType_Spec mapping_spec;
+extern PyType_Spec view_spec;
 extern PyType_Spec reading_spec;
 extern PyType_Spec reader_spec;
 

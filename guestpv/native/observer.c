@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <time.h>
 
-#define OTHER_EVERY 16 /* looks at the own count for one at another's */
+#define OTHER_EVERY 16 /* samples of the own count for one of another's */
 
 /* The clocks of host and guest are one counter, rounded differently. */
 #define SLACK_NS 1000
@@ -13,8 +13,8 @@
 /* Who writes a count in two parts may lose its CPU between them. */
 #define BACK_WITHIN_NS 50000000
 
-/* A count between two looks at the clock: it was read in [.before_ns, next look's .before_ns] */
-struct look {
+/* A count between two readings of the clock: it was read in [.before_ns, next one's .before_ns] */
+struct point {
 	uint64_t before_ns;
 	uint64_t count;
 	uint32_t epoch;
@@ -27,14 +27,14 @@ struct jump {
 };
 
 struct observer {
-	const struct errand *errand;
+	const struct observe_args *args;
 	struct observation *sum;
-	struct look last; /* the last count that may be interpreted */
+	struct point last; /* the last count that may be interpreted */
 	bool have_last;
 	uint64_t last_grown_ns; /* in the step that ended with .last */
 	struct jump up, down;
 	uint64_t open_gap_ns; /* ended with .last's step; what was stolen in it is not all known yet */
-	struct sight other;
+	struct sample other;
 };
 
 static uint64_t raw_ns(void)
@@ -49,8 +49,8 @@ static uint64_t raw_ns(void)
  * Up or down by more than can be, and soon back to where it was, or on from there: between the
  * two stood half of one value and half of another. Takes note of a jump for the one that may follow.
  */
-static void jumped(struct observer *observer, struct jump *this, struct jump *opposite,
-		   const struct look *now)
+static void add_jump(struct observer *observer, struct jump *this, struct jump *opposite,
+		     const struct point *now)
 {
 	struct observation *sum = observer->sum;
 
@@ -64,7 +64,7 @@ static void jumped(struct observer *observer, struct jump *this, struct jump *op
 	*this = (struct jump) { observer->last.count, now->before_ns };
 }
 
-static void decreased(struct observer *observer, const struct look *now)
+static void add_decrease(struct observer *observer, const struct point *now)
 {
 	struct observation *sum = observer->sum;
 
@@ -72,11 +72,11 @@ static void decreased(struct observer *observer, const struct look *now)
 		sum->decrease_from_ns = observer->last.count;
 		sum->decrease_to_ns = now->count;
 	}
-	jumped(observer, &observer->down, &observer->up, now);
+	add_jump(observer, &observer->down, &observer->up, now);
 }
 
 /* What the count grew by; 0 if that can't be. */
-static uint64_t grown(struct observer *observer, const struct look *now, uint64_t bracket_ns)
+static uint64_t growth(struct observer *observer, const struct point *now, uint64_t bracket_ns)
 {
 	struct observation *sum = observer->sum;
 	uint64_t grown_ns = now->count - observer->last.count;
@@ -90,7 +90,7 @@ static uint64_t grown(struct observer *observer, const struct look *now, uint64_
 		sum->leap_ns = grown_ns - possible_ns;
 		sum->leap_within_ns = bracket_ns;
 	}
-	jumped(observer, &observer->up, &observer->down, now);
+	add_jump(observer, &observer->up, &observer->down, now);
 	return 0;
 }
 
@@ -109,23 +109,23 @@ static void close_gap(struct observer *observer, uint64_t grown_ns)
 }
 
 /*
- * From the last count to this one. The clock was looked at before the last
+ * From the last count to this one. The clock was read before the last
  * (.last.before_ns), between the two (@now.before_ns) and after this (@after_ns).
  */
-static void step(struct observer *observer, const struct look *now, uint64_t after_ns)
+static void step(struct observer *observer, const struct point *now, uint64_t after_ns)
 {
 	struct observation *sum = observer->sum;
 	uint64_t bracket_ns = after_ns - observer->last.before_ns;
 	uint64_t interval_ns = after_ns - now->before_ns;
-	uint64_t gap_ns = observer->errand->gap_ns;
+	uint64_t gap_ns = observer->args->gap_ns;
 	uint64_t grown_ns = 0;
 
 	if (bracket_ns < sum->step_ns)
 		sum->step_ns = bracket_ns;
 	if (now->count < observer->last.count)
-		decreased(observer, now);
+		add_decrease(observer, now);
 	else
-		grown_ns = grown(observer, now, bracket_ns);
+		grown_ns = growth(observer, now, bracket_ns);
 
 	if (interval_ns >= gap_ns || observer->open_gap_ns)
 		sum->gaps_stolen_ns += grown_ns;
@@ -143,7 +143,7 @@ static void step(struct observer *observer, const struct look *now, uint64_t aft
 	observer->last_grown_ns = grown_ns;
 }
 
-static void begin_anew(struct observer *observer)
+static void start_afresh(struct observer *observer)
 {
 	observer->have_last = false;
 	observer->open_gap_ns = 0;
@@ -152,26 +152,26 @@ static void begin_anew(struct observer *observer)
 	observer->down.at_ns = 0;
 }
 
-static void take(struct observer *observer, const struct sight *sight, uint64_t before_ns,
-		 uint64_t after_ns)
+static void add_sample(struct observer *observer, const struct sample *sample, uint64_t before_ns,
+		       uint64_t after_ns)
 {
-	struct look now = { before_ns, sight->stolen_ns, sight->epoch };
+	struct point now = { before_ns, sample->stolen_ns, sample->epoch };
 	struct observation *sum = observer->sum;
 
-	if (!sight->present || !sight->online || sight->word) {
-		sum->absent += !sight->present || !sight->online;
-		sum->unknown += sight->word != 0;
+	if (!sample->present || !sample->online || sample->word) {
+		sum->absent += !sample->present || !sample->online;
+		sum->unknown += sample->word != 0;
 		/* The first of each, revision and attributes: no mixture. */
 		if (!(uint32_t)sum->unknown_word)
-			sum->unknown_word |= (uint32_t)sight->word;
+			sum->unknown_word |= (uint32_t)sample->word;
 		if (!(sum->unknown_word >> 32))
-			sum->unknown_word |= sight->word >> 32 << 32;
-		begin_anew(observer);
+			sum->unknown_word |= sample->word >> 32 << 32;
+		start_afresh(observer);
 		return;
 	}
 	if (observer->have_last && now.epoch != observer->last.epoch) {
 		sum->restarts++;
-		begin_anew(observer);
+		start_afresh(observer);
 	}
 	if (observer->have_last)
 		step(observer, &now, after_ns);
@@ -183,11 +183,11 @@ static void take(struct observer *observer, const struct sight *sight, uint64_t 
 	sum->looks++;
 }
 
-static enum outcome look_at_other(struct observer *observer, struct pages *pages)
+static enum outcome sample_other(struct observer *observer, struct pages *pages)
 {
 	struct observation *sum = observer->sum;
-	struct sight now, *last = &observer->other;
-	enum outcome outcome = pages_read(pages, observer->errand->other, &now);
+	struct sample now, *last = &observer->other;
+	enum outcome outcome = pages_read(pages, observer->args->other, &now);
 
 	if (outcome != OK)
 		return outcome;
@@ -205,35 +205,35 @@ static enum outcome look_at_other(struct observer *observer, struct pages *pages
 	return OK;
 }
 
-enum outcome observe(struct pages *pages, const struct errand *errand,
+enum outcome observe(struct pages *pages, const struct observe_args *args,
 		     struct observation *observation)
 {
-	struct observer observer = { .errand = errand, .sum = observation };
-	uint64_t before_ns = raw_ns(), until_ns = before_ns + errand->duration_ns;
+	struct observer observer = { .args = args, .sum = observation };
+	uint64_t before_ns = raw_ns(), until_ns = before_ns + args->duration_ns;
 	enum outcome outcome = OK;
 	bool over = false;
 
 	*observation = (struct observation) {
-		.cpu = errand->cpu,
-		.other = errand->other,
+		.cpu = args->cpu,
+		.other = args->other,
 		.began_ns = before_ns,
 		.step_ns = UINT64_MAX,
 	};
-	for (uint64_t round = 1; !over && !*errand->stop; round++) {
-		struct sight sight;
+	for (uint64_t round = 1; !over && !*args->stop; round++) {
+		struct sample sample;
 		uint64_t after_ns;
 
-		/* What was stolen in a gap at the end is in the look after it. */
+		/* What was stolen in a gap at the end is in the sample after it. */
 		over = before_ns >= until_ns;
 		if (over && !observer.open_gap_ns)
 			break;
-		outcome = pages_read(pages, errand->cpu, &sight);
+		outcome = pages_read(pages, args->cpu, &sample);
 		after_ns = raw_ns();
 		if (outcome == OK)
-			take(&observer, &sight, before_ns, after_ns);
+			add_sample(&observer, &sample, before_ns, after_ns);
 		before_ns = after_ns;
 		if (outcome == OK && round % OTHER_EVERY == 0)
-			outcome = look_at_other(&observer, pages);
+			outcome = sample_other(&observer, pages);
 		if (outcome == BUSY)
 			observation->busy++;
 		else if (outcome != OK)

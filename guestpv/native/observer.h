@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A thread that does nothing but look: at the clock, and at the count of the
- * vCPU that it is pinned to. Time that passes between two looks was taken from
- * it, and what the count grew by meanwhile must fit into that time. This needs
- * nobody's word on the host.
+ * A thread that does nothing but sample the clock and the count of the vCPU that
+ * it is pinned to. Time that passes between two samples was taken from it, and
+ * what the count grew by meanwhile must fit into that time. This needs nobody's
+ * word on the host.
  */
 #ifndef GUESTPV_OBSERVER_H
 #define GUESTPV_OBSERVER_H
@@ -12,11 +12,11 @@
 
 #include "pages.h"
 
-struct errand {
+struct observe_args {
 	uint32_t cpu; /* that the thread is pinned to */
-	uint32_t other; /* whose count is looked at from here now and then */
+	uint32_t other; /* whose count is sampled from here now and then */
 	uint64_t duration_ns;
-	uint64_t gap_ns; /* time between two looks from which on it is called a gap */
+	uint64_t gap_ns; /* time between two samples from which on it is called a gap */
 	const volatile char *stop; /* not zero: come back at once */
 };
 
@@ -38,7 +38,7 @@ struct observation {
 };
 
 /* What is not OK ended it early. @pages is of the calling thread alone. */
-enum outcome observe(struct pages *pages, const struct errand *errand,
+enum outcome observe(struct pages *pages, const struct observe_args *args,
 		     struct observation *observation);
 
 #endif /* GUESTPV_OBSERVER_H */

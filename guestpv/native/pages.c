@@ -9,7 +9,6 @@
 
 #include "file.h"
 
-#define STRUCTURE_ALIGNMENT 64 /* DEN0057A, 3.2.2 */
 #define TRIES 1000
 #define NO_SEQUENCE UINT64_MAX /* wider than any sequence */
 
@@ -62,8 +61,8 @@ static bool is_readable(uint8_t state)
 
 static bool fits(const struct guestpv_header *header, uint32_t offset)
 {
-	return offset % STRUCTURE_ALIGNMENT == 0 && offset >= index_size(header) &&
-	       offset + sizeof(struct guestpv_stolen_time) <= header->size;
+	return offset % STRUCTURE_SIZE == 0 && offset >= index_size(header) &&
+	       (uint64_t)offset + STRUCTURE_SIZE <= header->size;
 }
 
 static enum outcome decode_entry(struct pages *pages, uint32_t nr)
@@ -73,23 +72,26 @@ static enum outcome decode_entry(struct pages *pages, uint32_t nr)
 		(pages->base + header->header_size + (size_t)nr * header->entry_size);
 	struct cpu cpu = {
 		.structure = no_structure,
-		.known.cpu = nr,
-		.known.epoch = LOAD(entry->epoch),
-		.known.state = LOAD(entry->state),
-		.known.origin = LOAD(entry->origin),
-		.known.fault = LOAD(entry->fault),
-		.known.reason = LOAD(entry->reason),
-		.epoch_stolen_ns = LOAD(entry->epoch_stolen_ns),
+		.row = {
+			.cpu = nr,
+			.epoch = LOAD(entry->epoch),
+			.state = LOAD(entry->state),
+			.origin = LOAD(entry->origin),
+			.fault = LOAD(entry->fault),
+			.reason = LOAD(entry->reason),
+			.epoch_stolen_ns = LOAD(entry->epoch_stolen_ns),
+			.instance = header->instance,
+		},
 	};
 	uint32_t offset = LOAD(entry->offset);
 
-	if (offset && is_readable(cpu.known.state)) {
+	if (offset && is_readable(cpu.row.state)) {
 		if (!fits(header, offset)) {
 			pages->bad_cpu = nr;
 			return BAD_OFFSET;
 		}
 		cpu.structure = (const void *)(pages->base + offset);
-		cpu.known.valid = true;
+		cpu.row.valid = true;
 	}
 	pages->cpus[nr] = cpu;
 	return OK;
@@ -106,7 +108,7 @@ static enum outcome decode_index(struct pages *pages)
 
 		if (outcome != OK)
 			return outcome;
-		if (pages->cpus[nr].known.valid && pages->cpus[nr].structure > last)
+		if (pages->cpus[nr].row.valid && pages->cpus[nr].structure > last)
 			last = pages->cpus[nr].structure;
 	}
 	if (pages->file)
@@ -145,13 +147,21 @@ static enum outcome read_begin(struct pages *pages)
 	return sequence == pages->sequence ? OK : refresh(pages, sequence);
 }
 
+enum outcome pages_verify_file(const struct pages *pages)
+{
+	if (file_is_cut(pages->file))
+		return CUT_SHORT;
+	/* Who writes over a file knows nothing of the sequence: the whole header tells. */
+	return header_stands(pages) ? OK : HEADER_CHANGED;
+}
+
 /* After a read whose loads were acquire loads: does the index still say so? */
-static enum outcome read_end(struct pages *pages)
+static enum outcome read_end(const struct pages *pages)
 {
 	/* Pairs with the module's barrier after the odd sequence (change_begin()). */
 	if (sequence_acquire(pages) != pages->sequence)
 		return BUSY;
-	return pages->file && file_is_cut(pages->file) ? CUT_SHORT : OK;
+	return pages->file ? pages_verify_file(pages) : OK;
 }
 
 /*
@@ -160,17 +170,17 @@ static enum outcome read_end(struct pages *pages)
  * VM goes on elsewhere. So the count is loaded between two loads of them.
  * Returns whether they were the same.
  */
-static inline bool look(const uint64_t *structure, uint64_t *word, uint64_t *count)
+static inline bool load_structure(const uint64_t *structure, uint64_t *word, uint64_t *count)
 {
 	/* Acquire: before the count. Pairs with the order of the hypervisor's stores. */
 	*word = load_acquire(&structure[0]);
-	/* Acquire: before the second look. Pairs with the same. */
+	/* Acquire: before the word is loaded again. Pairs with the same. */
 	*count = load_acquire(&structure[1]);
 	/* Acquire: before the sequence is loaded again, in read_end(). */
 	return load_acquire(&structure[0]) == *word;
 }
 
-enum outcome pages_read(struct pages *pages, uint32_t nr, struct sight *sight)
+enum outcome pages_read(struct pages *pages, uint32_t nr, struct sample *sample)
 {
 	const struct cpu *cpu = &pages->cpus[nr];
 	enum outcome outcome = BUSY;
@@ -181,12 +191,12 @@ enum outcome pages_read(struct pages *pages, uint32_t nr, struct sight *sight)
 		outcome = read_begin(pages);
 		if (outcome != OK)
 			continue;
-		outcome = look(cpu->structure, &word, &count) ? read_end(pages) : BUSY;
-		sight->word = le64toh(word);
-		sight->stolen_ns = le64toh(count);
-		sight->epoch = cpu->known.epoch;
-		sight->present = cpu->known.valid;
-		sight->online = cpu->known.state == GUESTPV_STATE_ONLINE;
+		outcome = load_structure(cpu->structure, &word, &count) ? read_end(pages) : BUSY;
+		sample->word = le64toh(word);
+		sample->stolen_ns = le64toh(count);
+		sample->epoch = cpu->row.epoch;
+		sample->present = cpu->row.valid;
+		sample->online = cpu->row.state == GUESTPV_STATE_ONLINE;
 	}
 	return outcome;
 }
@@ -202,13 +212,14 @@ static uint64_t monotonic_ns(void)
 /* A count is not interpreted unless revision and attributes are known. */
 static void mark_unknown(struct row *row, uint64_t word)
 {
-	row->known.valid = false;
+	row->valid = false;
 	row->revision = word;
 	row->attributes = word >> 32;
 	row->stolen_ns = 0;
 }
 
-static bool look_at_all(const struct pages *pages, struct row *row)
+/* Returns whether each structure was read whole. */
+static bool load_all(const struct pages *pages, struct row *row)
 {
 	const struct cpu *cpu = pages->cpus, *end = cpu + pages->header.nr_entries;
 	uint64_t now = monotonic_ns();
@@ -217,13 +228,9 @@ static bool look_at_all(const struct pages *pages, struct row *row)
 	for (; cpu < end; cpu++, row++) {
 		uint64_t word, count;
 
-		whole &= look(cpu->structure, &word, &count);
-		row->known = cpu->known;
-		row->revision = 0;
-		row->attributes = 0;
+		whole &= load_structure(cpu->structure, &word, &count);
+		*row = cpu->row;
 		row->stolen_ns = le64toh(count);
-		row->epoch_stolen_ns = cpu->epoch_stolen_ns;
-		row->instance = pages->header.instance;
 		row->monotonic_ns = now;
 		if (word)
 			mark_unknown(row, le64toh(word));
@@ -238,7 +245,7 @@ enum outcome pages_snapshot(struct pages *pages, struct row *rows)
 	for (int tries = 0; outcome == BUSY && tries < TRIES; tries++) {
 		outcome = read_begin(pages);
 		if (outcome == OK)
-			outcome = look_at_all(pages, rows) ? read_end(pages) : BUSY;
+			outcome = load_all(pages, rows) ? read_end(pages) : BUSY;
 	}
 	return outcome;
 }

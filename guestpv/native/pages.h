@@ -14,6 +14,8 @@
 
 #include "guestpv.h"
 
+#define STRUCTURE_SIZE 64 /* and alignment: DEN0057A, 3.2.2 */
+
 /* What came of a read; if not OK, nothing that was read may be used. */
 enum outcome {
 	OK,
@@ -23,14 +25,12 @@ enum outcome {
 	CUT_SHORT,
 };
 
-/* A row of guestpv.SNAPSHOT; the first part is what the index says. */
+/* A row of guestpv.SNAPSHOT, which says what each field is. */
 struct row {
-	struct known {
-		uint32_t cpu;
-		uint32_t epoch;
-		uint8_t state, origin, fault, valid;
-		uint8_t reason;
-	} known;
+	uint32_t cpu;
+	uint32_t epoch;
+	uint8_t state, origin, fault, valid;
+	uint8_t reason;
 	uint32_t revision;
 	uint32_t attributes;
 	uint64_t stolen_ns;
@@ -40,7 +40,7 @@ struct row {
 };
 
 /* One CPU's structure: revision and attributes as one word, and their count. */
-struct sight {
+struct sample {
 	uint64_t word;
 	uint64_t stolen_ns;
 	uint32_t epoch;
@@ -50,8 +50,7 @@ struct sight {
 
 struct cpu {
 	const uint64_t *structure; /* zeros if there is none */
-	uint64_t epoch_stolen_ns;
-	struct known known; /* valid if there is one; it may say otherwise */
+	struct row row; /* what the index says; valid if there is a structure */
 };
 
 struct pages {
@@ -72,7 +71,10 @@ bool pages_init(struct pages *pages, const uint8_t *base, struct file *file,
 void pages_exit(struct pages *pages);
 
 /* Both try a bounded number of times. @cpu is below header.nr_entries, @rows has as many. */
-enum outcome pages_read(struct pages *pages, uint32_t cpu, struct sight *sight);
+enum outcome pages_read(struct pages *pages, uint32_t cpu, struct sample *sample);
 enum outcome pages_snapshot(struct pages *pages, struct row *rows);
+
+/* Asked after a read of a file: is it still the one that was opened, and whole? */
+enum outcome pages_verify_file(const struct pages *pages);
 
 #endif /* GUESTPV_PAGES_H */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The base class of guestpv.source.mapped.MappedReader. Errors are raised there, by
- * _refuse(): the texts are there.
+ * What guestpv.source.mapped.MappedReader reads with. It is made open, and once
+ * closed it stays so. Errors are raised by a function that it is given: the texts
+ * are in Python.
  */
 #include "native.h"
 
@@ -17,16 +18,20 @@ struct reader {
 	PyObject_HEAD
 	struct mapping *mapping; /* NULL when closed */
 	struct pages pages;
+	PyObject *refuse;
+	PyTypeObject *reading_type;
+	PyTypeObject *view_type;
 };
 
-/* Raise what _refuse() of the subclass makes of it. */
-static void refuse(struct reader *reader, const char *what, PyObject *cpu, uint64_t word)
+/* Raise what refuse(reader, what, cpu, *facts) makes of it. */
+static void refuse(struct reader *reader, const char *what, PyObject *cpu, uint32_t first,
+		   uint32_t second)
 {
-	PyObject *none = PyObject_CallMethod((PyObject *)reader, "_refuse", "sOII", what, cpu,
-					     (unsigned int)word, (unsigned int)(word >> 32));
+	PyObject *none = PyObject_CallFunction(reader->refuse, "OsOII", reader, what, cpu, first,
+					       second);
 
 	if (none)
-		PyErr_Format(PyExc_SystemError, "_refuse() took '%s'", what);
+		PyErr_Format(PyExc_SystemError, "nothing was raised for '%s'", what);
 	Py_XDECREF(none);
 }
 
@@ -41,7 +46,7 @@ static void refuse_outcome(struct reader *reader, enum outcome outcome)
 	PyObject *cpu = PyLong_FromUnsignedLong(reader->pages.bad_cpu);
 
 	if (cpu)
-		refuse(reader, what[outcome], cpu, 0);
+		refuse(reader, what[outcome], cpu, 0, 0);
 	Py_XDECREF(cpu);
 }
 
@@ -79,57 +84,101 @@ static bool cpu_number(struct reader *reader, PyObject *cpu, uint32_t *nr)
 	if ((number == -1 && PyErr_Occurred()) || !is_open(reader))
 		return false;
 	if (number < 0 || number >= reader->pages.header.nr_entries) {
-		refuse(reader, "no cpu", cpu, 0);
+		refuse(reader, "no cpu", cpu, 0, 0);
 		return false;
 	}
 	*nr = number;
 	return true;
 }
 
-/* One CPU's count, which may be interpreted; false with an exception set. */
-static bool sight_of(struct reader *reader, PyObject *cpu, struct sight *sight)
+/* The sample of a CPU that has a structure; false with an exception set. */
+static bool sample_present(struct reader *reader, PyObject *cpu, struct sample *sample,
+			   uint32_t *nr)
 {
 	enum outcome outcome;
 	int naps = 0;
-	uint32_t nr;
 
-	if (!cpu_number(reader, cpu, &nr))
+	if (!cpu_number(reader, cpu, nr))
 		return false;
 	do {
-		outcome = pages_read(&reader->pages, nr, sight);
+		outcome = pages_read(&reader->pages, *nr, sample);
 	} while (outcome == BUSY && nap(reader, &naps));
 
-	if (outcome == OK && sight->present && !sight->word)
+	if (outcome == OK && sample->present)
 		return true;
 	if (outcome == OK)
-		refuse(reader, sight->present ? "unknown" : "no structure", cpu, sight->word);
+		refuse(reader, "no structure", cpu, reader->pages.cpus[*nr].row.state,
+		       reader->pages.cpus[*nr].row.fault);
 	else if (!PyErr_Occurred())
 		refuse_outcome(reader, outcome);
 	return false;
 }
 
-static PyObject *reader_stolen_ns(PyObject *self, PyObject *cpu)
+/* A sample whose count may be interpreted; false with an exception set. */
+static bool sample_known(struct reader *reader, PyObject *cpu, struct sample *sample)
 {
-	struct sight sight;
+	uint32_t nr;
 
-	if (!sight_of((struct reader *)self, cpu, &sight))
-		return NULL;
-	return PyLong_FromUnsignedLongLong(sight.stolen_ns);
+	if (!sample_present(reader, cpu, sample, &nr))
+		return false;
+	if (!sample->word)
+		return true;
+	refuse(reader, "unknown", cpu, sample->word, sample->word >> 32);
+	return false;
 }
 
-static PyObject *reader_read(PyObject *self, PyTypeObject *reader_type, PyObject *const *args,
-			      Py_ssize_t nargs, PyObject *kwnames)
+static PyObject *reader_stolen_ns(PyObject *self, PyObject *cpu)
 {
-	struct native *native = PyType_GetModuleState(reader_type);
-	struct sight sight;
+	struct sample sample;
 
-	if (nargs != 1 || kwnames) {
-		PyErr_SetString(PyExc_TypeError, "read() takes a CPU number");
+	if (!sample_known((struct reader *)self, cpu, &sample))
 		return NULL;
-	}
-	if (!sight_of((struct reader *)self, args[0], &sight))
+	return PyLong_FromUnsignedLongLong(sample.stolen_ns);
+}
+
+static PyObject *reader_read(PyObject *self, PyObject *cpu)
+{
+	struct reader *reader = (struct reader *)self;
+	struct sample sample;
+
+	if (!sample_known(reader, cpu, &sample))
 		return NULL;
-	return reading_make(native->reading_type, &sight);
+	return reading_make(reader->reading_type, &sample);
+}
+
+/* header(), entries() and structure(cpu): memoryviews of all that is vouched for */
+static PyObject *reader_header(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+	struct reader *reader = (struct reader *)self;
+
+	if (!is_open(reader))
+		return NULL;
+	return view_make(reader->view_type, reader->mapping, reader->mapping->base,
+			 sizeof(struct guestpv_header));
+}
+
+static PyObject *reader_entries(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+	struct reader *reader = (struct reader *)self;
+	const struct guestpv_header *header = &reader->pages.header;
+
+	if (!is_open(reader))
+		return NULL;
+	return view_make(reader->view_type, reader->mapping,
+			 reader->mapping->base + header->header_size,
+			 (size_t)header->nr_entries * header->entry_size);
+}
+
+static PyObject *reader_structure(PyObject *self, PyObject *cpu)
+{
+	struct reader *reader = (struct reader *)self;
+	struct sample sample;
+	uint32_t nr;
+
+	if (!sample_present(reader, cpu, &sample, &nr))
+		return NULL;
+	return view_make(reader->view_type, reader->mapping, reader->pages.cpus[nr].structure,
+			 STRUCTURE_SIZE);
 }
 
 static PyObject *reader_fill(PyObject *self, PyObject *rows)
@@ -166,35 +215,35 @@ static PyObject *reader_fill(PyObject *self, PyObject *rows)
 }
 
 /*
- * _observe(cpu, other, duration_ns, gap_ns, stop): the bytes of an observation. It
+ * observe(cpu, other, duration_ns, gap_ns, stop): the bytes of an observation. It
  * lasts, so it runs without the GIL, on an index decoded for it alone.
  */
-static PyObject *reader_observe(PyObject *self, PyObject *args)
+static PyObject *reader_observe(PyObject *self, PyObject *tuple)
 {
 	struct reader *reader = (struct reader *)self;
 	struct observation observation;
 	struct mapping *mapping;
-	struct errand errand;
+	struct observe_args args;
 	struct pages pages;
 	unsigned long long duration_ns, gap_ns;
 	enum outcome outcome;
 	Py_buffer stop;
 
-	if (!PyArg_ParseTuple(args, "IIKKy*", &errand.cpu, &errand.other, &duration_ns, &gap_ns,
+	if (!PyArg_ParseTuple(tuple, "IIKKy*", &args.cpu, &args.other, &duration_ns, &gap_ns,
 			      &stop))
 		return NULL;
-	errand.duration_ns = duration_ns;
-	errand.gap_ns = gap_ns;
-	errand.stop = stop.buf;
+	args.duration_ns = duration_ns;
+	args.gap_ns = gap_ns;
+	args.stop = stop.buf;
 	if (!is_open(reader))
 		goto release_stop;
-	if (errand.cpu >= reader->pages.header.nr_entries ||
-	    errand.other >= reader->pages.header.nr_entries || !stop.len) {
+	if (args.cpu >= reader->pages.header.nr_entries ||
+	    args.other >= reader->pages.header.nr_entries || !stop.len) {
 		PyErr_SetString(PyExc_ValueError, "no such CPU, or nothing to stop it by");
 		goto release_stop;
 	}
 	mapping = reader->mapping;
-	/* A file's witness is the reader's own; the reader finds out afterwards what became of it. */
+	/* A file's witness is under the GIL: the file is asked afterwards what became of it. */
 	if (!pages_init(&pages, mapping->base, NULL, &reader->pages.header)) {
 		PyErr_NoMemory();
 		goto release_stop;
@@ -202,11 +251,17 @@ static PyObject *reader_observe(PyObject *self, PyObject *args)
 
 	Py_INCREF((PyObject *)mapping); /* it outlasts a close() meanwhile */
 	Py_BEGIN_ALLOW_THREADS
-	outcome = observe(&pages, &errand, &observation);
+	outcome = observe(&pages, &args, &observation);
 	Py_END_ALLOW_THREADS
-	Py_DECREF(mapping);
-	PyBuffer_Release(&stop);
+	pages.file = mapping->file;
+	if (pages.file && (outcome == OK || outcome == BAD_OFFSET)) {
+		enum outcome verified = pages_verify_file(&pages);
+
+		outcome = verified == OK ? outcome : verified;
+	}
 	pages_exit(&pages);
+	Py_DECREF((PyObject *)mapping);
+	PyBuffer_Release(&stop);
 
 	if (outcome != OK) {
 		reader->pages.bad_cpu = pages.bad_cpu;
@@ -220,46 +275,65 @@ release_stop:
 	return NULL;
 }
 
-/* _map(fd, header): the caller has checked the header, and can say what is wrong with it. */
-static PyObject *reader_map(PyObject *self, PyTypeObject *reader_type, PyObject *const *args,
-			    Py_ssize_t nargs, PyObject *kwnames)
+static struct reader *reader_alloc(PyTypeObject *type)
 {
-	struct native *native = PyType_GetModuleState(reader_type);
-	struct reader *reader = (struct reader *)self;
-	struct guestpv_header header;
-	struct mapping *mapping;
-	char *bytes;
-	Py_ssize_t size;
-	long fd;
+	allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+	struct native *native = PyType_GetModuleState(type);
+	struct reader *reader = (struct reader *)alloc(type, 0);
 
-	if (nargs != 2 || kwnames || reader->mapping) {
-		PyErr_SetString(PyExc_TypeError, "_map() takes a file and its header, once");
+	if (!reader)
+		return NULL;
+	Py_INCREF((PyObject *)native->reading_type);
+	Py_INCREF((PyObject *)native->view_type);
+	reader->reading_type = native->reading_type;
+	reader->view_type = native->view_type;
+	return reader;
+}
+
+/* NativeReader(fd, header, refuse): the caller has checked the header, and says what is wrong. */
+static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+	struct native *native = PyType_GetModuleState(type);
+	struct guestpv_header header;
+	struct reader *reader;
+	PyObject *refuse;
+	const char *bytes;
+	Py_ssize_t size;
+	int fd;
+
+	if (kwargs && PyDict_Size(kwargs)) {
+		PyErr_SetString(PyExc_TypeError, "NativeReader takes no keywords");
 		return NULL;
 	}
-	fd = PyLong_AsLong(args[0]);
-	if (PyErr_Occurred() || PyBytes_AsStringAndSize(args[1], &bytes, &size) < 0)
+	if (!PyArg_ParseTuple(args, "iy#O", &fd, &bytes, &size, &refuse))
 		return NULL;
 	if (size != sizeof(header) || !pages_header_fits(memcpy(&header, bytes, size))) {
 		PyErr_SetString(PyExc_ValueError, "the header is not consistent");
 		return NULL;
 	}
-
-	mapping = mapping_make(native->mapping_type, fd, header.size);
-	if (!mapping)
+	reader = reader_alloc(type);
+	if (!reader)
 		return NULL;
-	if (!pages_init(&reader->pages, mapping->base, mapping->file, &header)) {
-		Py_DECREF(mapping);
-		return PyErr_NoMemory();
+	Py_INCREF(refuse);
+	reader->refuse = refuse;
+	reader->mapping = mapping_make(native->mapping_type, fd, header.size);
+	if (!reader->mapping)
+		goto fail;
+	if (!pages_init(&reader->pages, reader->mapping->base, reader->mapping->file, &header)) {
+		PyErr_NoMemory();
+		goto fail;
 	}
-	reader->mapping = mapping;
-	Py_RETURN_NONE;
+	return (PyObject *)reader;
+
+fail:
+	Py_DECREF((PyObject *)reader);
+	return NULL;
 }
 
-static PyObject *reader_close(PyObject *self, PyObject *unused)
+static PyObject *reader_close(PyObject *self, PyObject *Py_UNUSED(unused))
 {
 	struct reader *reader = (struct reader *)self;
 
-	(void)unused;
 	pages_exit(&reader->pages);
 	Py_CLEAR(reader->mapping);
 	Py_RETURN_NONE;
@@ -267,50 +341,60 @@ static PyObject *reader_close(PyObject *self, PyObject *unused)
 
 static void reader_dealloc(PyObject *self)
 {
+	struct reader *reader = (struct reader *)self;
 	PyTypeObject *type = Py_TYPE(self);
 	freefunc free_object = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
 	Py_XDECREF(reader_close(self, NULL));
+	Py_XDECREF(reader->refuse);
+	Py_DECREF((PyObject *)reader->reading_type);
+	Py_DECREF((PyObject *)reader->view_type);
 	free_object(self);
-	Py_DECREF(type);
-}
-
-static PyObject *reader_memory(PyObject *self, void *unused)
-{
-	struct reader *reader = (struct reader *)self;
-
-	(void)unused;
-	return is_open(reader) ? PyMemoryView_FromObject((PyObject *)reader->mapping) : NULL;
+	Py_DECREF((PyObject *)type);
 }
 
 static PyMethodDef reader_methods[] = {
-	{ "stolen_ns", reader_stolen_ns, METH_O, NULL },
-	{ "read", (PyCFunction)(void (*)(void))reader_read,
-	  METH_METHOD | METH_FASTCALL | METH_KEYWORDS, NULL },
-	{ "close", reader_close, METH_NOARGS, NULL },
-	{ "_fill", reader_fill, METH_O, NULL },
-	{ "_observe", reader_observe, METH_VARARGS, NULL },
-	{ "_map", (PyCFunction)(void (*)(void))reader_map,
-	  METH_METHOD | METH_FASTCALL | METH_KEYWORDS, NULL },
-	{ NULL },
-};
-
-static PyGetSetDef reader_getset[] = {
-	{ "memory", reader_memory, NULL, NULL, NULL },
+	{ "stolen_ns", reader_stolen_ns, METH_O,
+	  "stolen_ns($self, cpu, /)\n--\n\n"
+	  "Raw stolen time of a CPU in nanoseconds. Raises as read does." },
+	{ "read", reader_read, METH_O,
+	  "read($self, cpu, /)\n--\n\n"
+	  "One CPU's structure as a whole, with its epoch: a Reading.\n\n"
+	  "Raises NoSuchCpuError, StructureError, BusyError, FormatError, and ValueError when closed." },
+	{ "fill", reader_fill, METH_O,
+	  "fill($self, rows, /)\n--\n\n"
+	  "Fill an array of SNAPSHOT, a row for each CPU." },
+	{ "observe", reader_observe, METH_VARARGS,
+	  "observe($self, cpu, other, duration_ns, gap_ns, stop, /)\n--\n\n"
+	  "Sample a CPU's count for so long: the bytes of an OBSERVATION without its last field." },
+	{ "header", reader_header, METH_NOARGS,
+	  "header($self, /)\n--\n\n"
+	  "The index's header, live: a memoryview." },
+	{ "entries", reader_entries, METH_NOARGS,
+	  "entries($self, /)\n--\n\n"
+	  "The index's entries, live: a memoryview." },
+	{ "structure", reader_structure, METH_O,
+	  "structure($self, cpu, /)\n--\n\n"
+	  "The 64 bytes of a CPU's structure, live: a memoryview. Raises as read does." },
+	{ "close", reader_close, METH_NOARGS,
+	  "close($self, /)\n--\n\n"
+	  "Let go of the mapping, for good. Views of it keep it." },
 	{ NULL },
 };
 
 static PyType_Slot reader_slots[] = {
-	{ Py_tp_doc, "The ordered loads from a mapping of the device or of a page image." },
+	{ Py_tp_doc, "NativeReader(fd, header, refuse, /)\n--\n\n"
+		     "The ordered loads from a mapping of the device or of a page image.\n\n"
+		     "refuse(reader, what, cpu, *facts) raises what was found to be wrong." },
+	{ Py_tp_new, reader_new },
 	{ Py_tp_dealloc, reader_dealloc },
 	{ Py_tp_methods, reader_methods },
-	{ Py_tp_getset, reader_getset },
 	{ 0 },
 };
 
 PyType_Spec reader_spec = {
 	.name = "guestpv._native.NativeReader",
 	.basicsize = sizeof(struct reader),
-	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
 	.slots = reader_slots,
 };

@@ -3,8 +3,10 @@
 
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from operator import index
-from typing import NoReturn, SupportsIndex
+from typing import NoReturn, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -19,21 +21,37 @@ from guestpv.errors import (
     StructureError,
 )
 from guestpv.page import abi, layout
+from guestpv.page.names import fault_text
 from guestpv.page.since import since_text
 from guestpv.source.header import read_header
-from guestpv.source.reader import SNAPSHOT, Reader, Snapshot, Source, check_rows
+from guestpv.source.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
 
 DEVICE = "/dev/guestpv"
 
 _MEANWHILE = "(/proc/stat can be read meanwhile: --source procfs)"
 
 
-class MappedReader(NativeReader, Reader):
-    """Reads the device, or a file of the same layout. `read` and `stolen_ns` are C."""
+class MappedReader(Reader):
+    """Reads the device, or a file of the same layout. `read` and `stolen_ns` are C.
 
-    __slots__ = ("_cpus", "_index", "_instance", "_source")
+    Beside the counts it shows what they come from, live and without a copy: `header`, `entries`
+    and each CPU's `structure`. This is all of the mapping that is vouched for, so nothing that is
+    given out here can raise SIGBUS, however it is copied.
+    """
 
-    def __init__(self, path: str | os.PathLike[str] = DEVICE) -> None:
+    __slots__ = ("_cpus", "_entry_size", "_instance", "_native", "_source", "read", "stolen_ns")
+
+    _cpus: tuple[int, ...]
+    _entry_size: int
+    _instance: int
+    _native: NativeReader
+    _source: Source
+    # The native reader's own methods: nothing stands between them and the caller.
+    read: Callable[[SupportsIndex], Reading]
+    stolen_ns: Callable[[SupportsIndex], int]
+
+    # Not __init__, which could be called again: a reader that was closed stays closed.
+    def __new__(cls, path: str | os.PathLike[str] = DEVICE) -> Self:
         """Map *path*.
 
         Raises:
@@ -41,20 +59,26 @@ class MappedReader(NativeReader, Reader):
             PermissionDeniedError: it may not be opened.
             FormatError: it is not of the layout that this guestpv knows.
         """
+        self = super().__new__(cls)
         name = os.fspath(path)
         fd = _open(name)
         try:
             header = read_header(fd, name)
+            self._source = _source(fd, name)
+            self._cpus = tuple(range(int(header["nr_entries"])))
+            # Not a method: reader and native reader would keep each other.
+            refuse = partial(_refuse, self._source, len(self._cpus), int(header["entry_size"]))
             try:
-                self._map(fd, header.tobytes())
+                self._native = NativeReader(fd, header.tobytes(), refuse)
             except OSError as error:
                 raise FormatError(f"{name}: not mapped", os.strerror(error.errno or 0)) from error
-            self._source = _source(fd, name)
         finally:
             os.close(fd)
         self._instance = int(header["instance"])
-        self._cpus = tuple(range(int(header["nr_entries"])))
-        self._index = int(header["header_size"]), int(header["entry_size"])
+        self._entry_size = int(header["entry_size"])
+        self.read = self._native.read
+        self.stolen_ns = self._native.stolen_ns
+        return self
 
     @property
     def source(self) -> Source:
@@ -68,62 +92,105 @@ class MappedReader(NativeReader, Reader):
     def instance(self) -> int:
         return self._instance
 
+    # Views are not kept: close() lets go of the mapping, unless somebody else looks at it.
+
     @property
     def header(self) -> np.void:
-        header: np.void = np.ndarray(1, layout.HEADER, self.memory)[0]
+        """The index's header (a `guestpv.page.layout.HEADER`), live, without a copy."""
+        header: np.void = np.ndarray(1, layout.HEADER, self._native.header())[0]
         return header
 
     @property
     def entries(self) -> npt.NDArray[np.void]:
-        # Not kept: close() lets go of the mapping, unless somebody else looks at it.
-        return np.ndarray(len(self._cpus), layout.ENTRY, self.memory, *self._index)
+        """The index (`guestpv.page.layout.ENTRY`), an entry per CPU number, live, without a copy.
+
+        It may be read while the module changes it: what must agree with a count is in `snapshot`.
+        """
+        return _entries(self._native, self._entry_size)
+
+    def structure(self, cpu: SupportsIndex, /) -> np.void:
+        """What the hypervisor writes (a `guestpv.page.layout.STOLEN_TIME`), live, without a copy.
+
+        Its fields are loaded one by one and in no order: what must belong together is in `read`.
+        Unknown revisions and attributes can be seen here; all else raises as in `read`.
+        """
+        structure: np.void = np.ndarray(1, layout.STOLEN_TIME, self._native.structure(cpu))[0]
+        return structure
 
     def snapshot(self, out: Snapshot | None = None) -> Snapshot:
         if out is None:
             out = np.empty(len(self._cpus), SNAPSHOT)
         elif out.dtype is not SNAPSHOT:
             check_rows(out, len(self._cpus))
-        self._fill(out)
+        self._native.fill(out)
         return out
 
-    def _since(self, cpu: int) -> str:
-        """Since when, in words; a page image may be of any machine, and of any time."""
-        return since_text(self.entries[cpu]) if self._source.kind == "device" else ""
+    def observe(
+        self, cpu: int, other: int, duration_ns: int, gap_ns: int, stop: bytearray
+    ) -> bytes:
+        """For `guestpv.latency.observation`, which says what it is."""
+        return self._native.observe(cpu, other, duration_ns, gap_ns, stop)
 
-    def _refuse(self, what: str, cpu: SupportsIndex, revision: int, attributes: int) -> NoReturn:
-        """Raise what the native part found: it knows the facts, this knows the words."""
-        name, nr = self._source.path, index(cpu)
-        match what:
-            case "no cpu":
-                last = len(self._cpus) - 1
-                raise NoSuchCpuError(
-                    f"cpu{nr}: no such CPU", f"{name} has {last + 1} CPUs", f"use 0 to {last}"
-                )
-            case "no structure":
-                raise _no_structure(name, nr, self.entries[nr])
-            case "unknown":
-                raise StructureError(
-                    f"cpu{nr}: the stolen time is not interpreted",
-                    f"Its structure has revision {revision} and attributes {attributes:#x}"
-                    f"{self._since(nr)}, and only 0 and 0 are known (DEN0057A)",
-                    "read on: the count is given again as soon as they are known",
-                    revision=revision,
-                    attributes=attributes,
-                )
-            case "busy":
-                raise BusyError(f"{name}: not read", "It kept changing for a second", "try again")
-            case "offset":
-                raise FormatError(
-                    f"{name}: not read",
-                    f"Its index says that cpu{nr}'s structure is at offset"
-                    f" {self.entries[nr]['offset']:#x}, which is outside or not 64-byte aligned",
-                    "write the page image again",
-                )
-            case "header":
-                why = "Its header changed while it was open"
-            case _:
-                why = "It was cut short while it was open"
-        raise FormatError(f"{name}: not read", why, "open it again")
+    def close(self) -> None:
+        """Let go of the mapping. May be called twice; reading afterwards is a ValueError.
+
+        What was got from `header`, `entries` and `structure` stays good, and keeps the mapping.
+        """
+        self._native.close()
+
+
+def _entries(native: NativeReader, entry_size: int) -> npt.NDArray[np.void]:
+    entries = native.entries()
+    return np.ndarray(len(entries) // entry_size, layout.ENTRY, entries, 0, (entry_size,))
+
+
+def _refuse(
+    source: Source,
+    cpus: int,
+    entry_size: int,
+    native: NativeReader,
+    what: str,
+    cpu: SupportsIndex,
+    *facts: int,
+) -> NoReturn:
+    """Raise what the native part found: it knows the facts, this knows the words."""
+    name, nr = source.path, index(cpu)
+    match what:
+        case "no cpu":
+            raise NoSuchCpuError(
+                f"cpu{nr}: no such CPU", f"{name} has {cpus} CPUs", f"use 0 to {cpus - 1}"
+            )
+        case "no structure":
+            state, fault = facts
+            raise _no_structure(name, nr, state, fault, _entries(native, entry_size)[nr])
+        case "unknown":
+            revision, attributes = facts
+            # A page image may be of any machine, and of any time.
+            device = source.kind == "device"
+            since = since_text(_entries(native, entry_size)[nr]) if device else ""
+            raise StructureError(
+                f"cpu{nr}: the stolen time is not interpreted",
+                f"Its structure has revision {revision} and attributes {attributes:#x}"
+                f"{since}, and only 0 and 0 are known (DEN0057A)",
+                "read on: the count is given again as soon as they are known",
+                revision=revision,
+                attributes=attributes,
+            )
+        case "busy":
+            raise BusyError(f"{name}: not read", "It kept changing for a second", "try again")
+        case "offset":
+            offset = _entries(native, entry_size)["offset"][nr]
+            raise FormatError(
+                f"{name}: not read",
+                f"Its index says that cpu{nr}'s structure is at offset {offset:#x}, which is"
+                " outside or not 64-byte aligned",
+                "write the page image again",
+            )
+        case "header":
+            why = "Its header changed while it was open"
+        case _:
+            why = "It was cut short while it was open"
+    raise FormatError(f"{name}: not read", why, "open it again")
 
 
 def _open(name: str) -> int:
@@ -165,19 +232,27 @@ def _source(fd: int, name: str) -> Source:
     return Source("image", name, 1, f"a page image: {name}")
 
 
-def _no_structure(name: str, cpu: int, entry: np.void) -> StructureError:
-    if entry["state"] == abi.State.REFUSED:
-        known = [fault for fault in abi.Fault if fault == entry["fault"]]
-        fault = known[0] if known else abi.Fault.NONE
-        why = known[0].text if known else f"unknown fault {entry['fault']}"
-        return StructureError(
-            f"cpu{cpu}: no stolen time",
-            f"The address of its structure, {entry['ipa']:#x}, was refused: {why}",
-            "'guestpv info' shows what the hypervisor answered",
-            fault=fault,
-        )
-    return StructureError(
-        f"cpu{cpu}: no stolen time",
-        "It is offline, and without a structure",
-        "take it online" if name == DEVICE else "",
-    )
+def _no_structure(name: str, cpu: int, state: int, fault: int, entry: np.void) -> StructureError:
+    what = f"cpu{cpu}: no stolen time"
+    match state:
+        case abi.State.REFUSED:
+            known = next((one for one in abi.Fault if one == fault), abi.Fault.NONE)
+            return StructureError(
+                what,
+                f"The address of its structure, {entry['ipa']:#x}, was refused:"
+                f" {fault_text(fault)}",
+                "'guestpv info' shows what the hypervisor answered",
+                fault=known,
+            )
+        case abi.State.STARTING:
+            return StructureError(
+                what,
+                "It is on its way to be online, and its count may be starting again",
+                "try again",
+            )
+        case _:
+            return StructureError(
+                what,
+                "It is offline, and without a structure",
+                "take it online" if name == DEVICE else "",
+            )

@@ -2,13 +2,19 @@
 """Which source a name means."""
 
 import os
+from typing import Literal, overload
 
 from guestpv.source.mapped import DEVICE, MappedReader
 from guestpv.source.procfs import ProcfsReader
-from guestpv.source.reader import Reader
 
 
-def open(source: str | os.PathLike[str] = "auto") -> Reader:
+@overload
+def open(source: Literal["procfs"]) -> ProcfsReader: ...
+@overload
+def open(source: Literal["auto", "device"] | os.PathLike[str] = "auto") -> MappedReader: ...
+@overload
+def open(source: str | os.PathLike[str]) -> MappedReader | ProcfsReader: ...
+def open(source: str | os.PathLike[str] = "auto") -> MappedReader | ProcfsReader:
     """Open a source of stolen time.
 
     Args:

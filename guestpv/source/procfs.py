@@ -52,14 +52,6 @@ class ProcfsReader(Reader):
     def instance(self) -> int:
         return self._instance
 
-    @property
-    def header(self) -> None:
-        return None
-
-    @property
-    def entries(self) -> None:
-        return None
-
     def read(self, cpu: SupportsIndex, /) -> Reading:
         return Reading(0, 0, self.stolen_ns(cpu), 0)
 

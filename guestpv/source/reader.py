@@ -85,20 +85,6 @@ class Reader(ABC):
     def instance(self) -> int:
         """As in `SNAPSHOT`: counts of two instances can't be compared. Not 0."""
 
-    @property
-    @abstractmethod
-    def header(self) -> np.void | None:
-        """The index's header (a `layout.HEADER`), live, without a copy; None for procfs."""
-
-    @property
-    @abstractmethod
-    def entries(self) -> npt.NDArray[np.void] | None:
-        """The index (`guestpv.page.layout.ENTRY`), an entry per CPU number, live, without a copy.
-
-        None for procfs. It may be read while the module changes it: what must agree with a count
-        is in `snapshot`.
-        """
-
     @abstractmethod
     def stolen_ns(self, cpu: SupportsIndex, /) -> int:
         """Raw stolen time of a CPU in nanoseconds.
@@ -132,10 +118,7 @@ class Reader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the source. May be called twice; reading afterwards is a ValueError.
-
-        Arrays got from `header` and `entries` stay good, and keep the mapping.
-        """
+        """Let go of the source. May be called twice; reading afterwards is a ValueError."""
 
     def __enter__(self) -> Self:
         return self
