@@ -38,7 +38,7 @@ static PyMethodDef native_methods[] = {
 	{ "pin", pin, METH_O,
 	  "pin(cpu, /)\n--\n\n"
 	  "Have the calling thread run on a CPU alone. Raises OSError where that can't be." },
-	{ NULL },
+	{ 0 },
 };
 
 static PyTypeObject *make_type(PyObject *module, PyType_Spec *spec)

@@ -379,7 +379,7 @@ static PyMethodDef reader_methods[] = {
 	{ "close", reader_close, METH_NOARGS,
 	  "close($self, /)\n--\n\n"
 	  "Let go of the mapping, for good. Views of it keep it." },
-	{ NULL },
+	{ 0 },
 };
 
 static PyType_Slot reader_slots[] = {

@@ -120,7 +120,7 @@ static PyObject *reading_reduce(PyObject *self, PyObject *Py_UNUSED(unused))
 
 static PyMethodDef reading_methods[] = {
 	{ "__reduce__", reading_reduce, METH_NOARGS, NULL },
-	{ NULL },
+	{ 0 },
 };
 
 static PyMemberDef reading_members[] = {
@@ -130,7 +130,7 @@ static PyMemberDef reading_members[] = {
 	  "raw stolen time in nanoseconds" },
 	{ "epoch", T_UINT, offsetof(Reading, epoch), READONLY,
 	  "goes up each time the count is known to have started again; 0: unknown" },
-	{ NULL },
+	{ 0 },
 };
 
 static PyType_Slot reading_slots[] = {
