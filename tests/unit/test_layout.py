@@ -1,25 +1,34 @@
 # SPDX-License-Identifier: MIT
-"""guestpv.page against the C header, which a program includes alone."""
+"""What is laid out in C and in Python: the page's header, and what _native fills."""
 
 import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import guestpv
+from guestpv.latency.observation import OBSERVATION
 from guestpv.page import abi, layout
 
-UAPI = Path(__file__).parents[2] / "kmod/uapi/guestpv.h"
+CHECKOUT = Path(__file__).parents[2]
+UAPI = CHECKOUT / "kmod/uapi/guestpv.h"
+NATIVE = CHECKOUT / "guestpv/native"
 STRUCTS = {
     "guestpv_header": layout.HEADER,
     "guestpv_entry": layout.ENTRY,
     "guestpv_stolen_time": layout.STOLEN_TIME,
+    "row": guestpv.SNAPSHOT,
+    "observation": np.dtype(OBSERVATION.descr[:-1]),  # the last is Python's own
 }
+DECLARED_IN = {"row": NATIVE / "pages.h", "observation": NATIVE / "observer.h"}
 ENUMS = {
     "CONDUIT": abi.Conduit,
     "STATE": abi.State,
     "ORIGIN": abi.Origin,
     "FAULT": abi.Fault,
+    "REASON": abi.Reason,
 }
 CONSTANTS = (
     "MAGIC",
@@ -47,6 +56,7 @@ def in_c(tmp_path_factory):
     prints = "".join(f'printf("%s\\t%lld\\n", "{e}", (long long)({e}));' for e in expressions)
     (directory / "print.c").write_text(
         '#include "guestpv.h"\n#include <stddef.h>\n#include <stdio.h>\n'
+        '#include "observer.h"\n#include "pages.h"\n'
         f"int main(void) {{ {prints} return 0; }}\n"
     )
     subprocess.run(
@@ -57,6 +67,7 @@ def in_c(tmp_path_factory):
             "-Wextra",
             "-Werror",
             f"-I{UAPI.parent}",
+            f"-I{NATIVE}",
             "print.c",
             "-o",
             "print",
@@ -76,8 +87,9 @@ def test_fields_stand_where_they_stand_in_c(in_c, name):
     assert dtype.itemsize == in_c[f"sizeof(struct {name})"]
     for field in dtype.names:
         assert dtype.fields[field][1] == in_c[f"offsetof(struct {name}, {field})"]
-    declared = re.search(rf"struct {name} {{(.*?)}};", UAPI.read_text(), re.DOTALL)[1]
-    assert re.findall(r"(\w+)(?:\[\d\])?;", declared) == list(dtype.names)
+    source = re.sub(r"/\*.*?\*/", "", DECLARED_IN.get(name, UAPI).read_text(), flags=re.DOTALL)
+    declared = re.search(rf"struct {name} {{(.*?)}};", source, re.DOTALL)[1]
+    assert re.findall(r"(\w+)(?:\[\d\])?[,;]", declared) == list(dtype.names)
 
 
 @pytest.mark.parametrize("kind", ENUMS)
