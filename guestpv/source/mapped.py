@@ -39,7 +39,11 @@ class MappedReader(Reader):
     given out here can raise SIGBUS, however it is copied.
     """
 
-    __slots__ = ("_cpus", "_entry_size", "_instance", "_native", "_source", "read", "stolen_ns")
+    __slots__ = {  # with what help() says of them
+        **dict.fromkeys(("_cpus", "_entry_size", "_instance", "_native", "_source")),
+        "read": NativeReader.read.__doc__,
+        "stolen_ns": NativeReader.stolen_ns.__doc__,
+    }
 
     _cpus: tuple[int, ...]
     _entry_size: int

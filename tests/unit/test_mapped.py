@@ -2,16 +2,20 @@
 """A page image, read: what each of its states means, and what becomes of a reader."""
 
 import gc
+import inspect
+import pydoc
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
+import mypy.api
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 import guestpv
+from guestpv._native import NativeReader
 from guestpv.page import layout
 from guestpv.page.abi import Fault, Origin, State
 from guestpv.page.image import write_image
@@ -287,3 +291,53 @@ def test_forgotten_reader_lets_go(page: Page) -> None:
         assert guestpv.open(page.path).entries is not None
     gc.collect()
     assert mappings(page.path) == before
+
+
+def test_cpu_on_its_way_is_not_read(reader: MappedReader, page: Page) -> None:
+    """Its structure stands in the index, and its count may be of either epoch."""
+    page.change(1, state=State.STARTING)
+    for read in (reader.read, reader.stolen_ns, reader.structure):
+        with pytest.raises(guestpv.StructureError, match="on its way to be online") as refused:
+            read(1)
+        assert refused.value.fix == "try again"
+    row = reader.snapshot()[1]
+    assert (row["state"], row["valid"], row["stolen_ns"]) == (State.STARTING, False, 0)
+    page.change(1, state=State.ONLINE, epoch=2)
+    assert (reader.read(1).stolen_ns, reader.read(1).epoch) == (COUNTS[1], 2)
+
+
+def test_methods_of_c_say_what_they_are(reader: MappedReader) -> None:
+    for name in ("read", "stolen_ns"):
+        for method in (getattr(reader, name), getattr(NativeReader, name)):
+            parameters = inspect.signature(method).parameters.values()
+            assert [one.name for one in parameters if one.name != "self"] == ["cpu"]
+            assert "Raises" in (inspect.getdoc(method) or "")
+    for method in vars(NativeReader).values():
+        if not getattr(method, "__name__", "_").startswith("_"):
+            assert inspect.signature(method)
+            assert inspect.getdoc(method)
+    assert list(inspect.signature(guestpv.Reading).parameters) == [
+        *("revision", "attributes", "stolen_ns", "epoch")
+    ]
+    shown = pydoc.render_doc(MappedReader)
+    for text in ("Raw stolen time of a CPU in nanoseconds", "One CPU's structure as a whole"):
+        assert text in shown
+
+
+def test_open_is_typed_by_its_argument(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from pathlib import Path\n"
+        "from typing import assert_type\n"
+        "import guestpv\n"
+        "def opened(name: str) -> None:\n"
+        "    assert_type(guestpv.open(), guestpv.MappedReader)\n"
+        "    assert_type(guestpv.open('device'), guestpv.MappedReader)\n"
+        "    assert_type(guestpv.open(Path(name)), guestpv.MappedReader)\n"
+        "    assert_type(guestpv.open('procfs'), guestpv.ProcfsReader)\n"
+        "    assert_type(guestpv.open(name), guestpv.MappedReader | guestpv.ProcfsReader)\n"
+        "    assert_type(guestpv.open().stolen_ns(0), int)\n"
+        "    assert_type(guestpv.open().read(0), guestpv.Reading)\n"
+    )
+    said, error, code = mypy.api.run(["--strict", str(program)])
+    assert code == 0, said + error
