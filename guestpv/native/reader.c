@@ -254,11 +254,8 @@ static PyObject *reader_observe(PyObject *self, PyObject *tuple)
 	outcome = observe(&pages, &args, &observation);
 	Py_END_ALLOW_THREADS
 	pages.file = mapping->file;
-	if (pages.file && (outcome == OK || outcome == BAD_OFFSET)) {
-		enum outcome verified = pages_verify_file(&pages);
-
-		outcome = verified == OK ? outcome : verified;
-	}
+	if (pages.file && pages_verify_file(&pages) != OK)
+		outcome = pages_verify_file(&pages);
 	pages_exit(&pages);
 	Py_DECREF((PyObject *)mapping);
 	PyBuffer_Release(&stop);

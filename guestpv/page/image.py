@@ -37,6 +37,8 @@ def write_image(
     header = image[: layout.HEADER.itemsize].view(layout.HEADER)[0]
     header["magic"] = abi.MAGIC
     header["abi_version"] = abi.ABI_VERSION
+    # Its own, so that who has an image open sees that another was written over it.
+    header["sequence"] = 2 * secrets.randbits(30)
     header["header_size"] = layout.HEADER.itemsize
     header["entry_size"] = layout.ENTRY.itemsize
     header["nr_entries"] = len(stolen_ns)

@@ -210,6 +210,56 @@ def test_image_that_shrinks_while_it_is_open(
         reader.entries.tolist()  # no signal here either
 
 
+@settings(deadline=None)
+@given(st.data())
+def test_image_that_is_written_over(whole: bytes, scratch: Path, data: st.DataObject) -> None:
+    """By another, wholly or so far as its header: no count of the one is given for the other's."""
+    write_image(scratch, [7, 8, 9])
+    other = scratch.read_bytes()
+    written = data.draw(st.integers(layout.HEADER.itemsize, len(other)))
+    scratch.write_bytes(whole)
+    with guestpv.open(scratch) as reader:
+        if data.draw(st.booleans()):
+            assert reader.stolen_ns(1) == COUNTS[1]
+        with scratch.open("r+b") as file:
+            file.write(other[:written])
+        for read in data.draw(st.permutations(reads(reader))):
+            with pytest.raises(guestpv.FormatError, match="changed while it was open"):
+                read()
+
+
+def test_image_that_is_written_over_with_its_own_sequence(path: Path) -> None:
+    """As before images had sequences of their own, and by whoever writes one himself."""
+    poke(path, HEADER["sequence"], 0, 4)
+    with guestpv.open(path) as reader:
+        assert reader.stolen_ns(1) == COUNTS[1]
+        poke(path, HEADER["instance"], 77, 8)
+        poke(path, 4096 + 64 + 8, 12, 8)
+        for read in reads(reader):
+            with pytest.raises(guestpv.FormatError, match="changed while it was open"):
+                read()
+
+
+def test_image_of_the_same_instance_that_is_written_over(path: Path, tmp_path: Path) -> None:
+    """It may be a later one of the same machine: then it is read, and with its own epochs."""
+    write_image(path, COUNTS, instance=5)
+    with guestpv.open(path) as reader:
+        assert (reader.read(1).epoch, reader.read(1).stolen_ns) == (1, COUNTS[1])
+        write_image(tmp_path / "later", [3, 4], instance=5, epochs=[2, 2])
+        path.write_bytes((tmp_path / "later").read_bytes())
+        assert (reader.read(1).epoch, reader.read(1).stolen_ns) == (2, 4)
+
+
+def test_images_have_sequences_of_their_own(tmp_path: Path) -> None:
+    sequences = set()
+    for _ in range(8):
+        write_image(tmp_path / "image", [1])
+        with guestpv.open(tmp_path / "image") as reader:
+            sequences.add(int(reader.header["sequence"]))
+    assert len(sequences) == 8
+    assert not any(sequence % 2 for sequence in sequences)
+
+
 def test_sigbus_of_others_is_left_to_them(path: Path) -> None:
     """Only pages of page images are dealt with: other programs' faults stay theirs."""
     script = (

@@ -158,3 +158,29 @@ def test_a_page_image_that_is_no_longer_one(machine):
 
     with MappedReader(machine.path) as reader, pytest.raises(guestpv.FormatError):
         observe(reader, [CPU], 5, spoil)
+
+
+@pytest.mark.parametrize("size", [0, 4096, 4096 + 64 * CPU + 12])
+def test_a_page_image_that_is_cut_is_no_decrease(machine, size):
+    """At a page's end, and within the count, where what is gone of the page reads as zero."""
+
+    def cut():
+        calls.append(None)
+        if len(calls) == 2:
+            os.truncate(machine.path, size)
+
+    calls = []
+    with (
+        MappedReader(machine.path) as reader,
+        pytest.raises(guestpv.FormatError, match="cut short"),
+    ):
+        observe(reader, [CPU], 0.5, cut)
+
+
+def test_a_page_image_that_is_written_over_is_no_decrease(machine):
+    def overwrite():
+        machine.structures["stolen_time"] = 0
+        machine.header["instance"] += 1
+
+    with MappedReader(machine.path) as reader, pytest.raises(guestpv.FormatError, match="changed"):
+        observe(reader, [CPU], 0.3, overwrite)
