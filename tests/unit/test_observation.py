@@ -84,8 +84,8 @@ def test_half_of_a_value(seen):
             machine.steal(CPU, 1 << 40)
             machine.take_back(CPU, 1 << 40)
 
-    (row,) = next(rows for _ in range(20) if (rows := seen(tear))[0]["torn"])
-    assert row["torn_ns"] >> 40 == 1
+    # On a busy machine a half may stand for so long that the way back from it is the first seen.
+    assert any(row["torn"] and row["torn_ns"] >> 40 == 1 for _ in range(20) for row in seen(tear))
 
 
 def test_half_of_a_value_the_other_way(seen):
@@ -164,17 +164,11 @@ def test_a_page_image_that_is_no_longer_one(machine):
 def test_a_page_image_that_is_cut_is_no_decrease(machine, size):
     """At a page's end, and within the count, where what is gone of the page reads as zero."""
 
-    def cut():
-        calls.append(None)
-        if len(calls) == 2:
-            os.truncate(machine.path, size)
-
-    calls = []
     with (
         MappedReader(machine.path) as reader,
         pytest.raises(guestpv.FormatError, match="cut short"),
     ):
-        observe(reader, [CPU], 0.5, cut)
+        observe(reader, [CPU], 0.5, lambda: os.truncate(machine.path, size))
 
 
 def test_a_page_image_that_is_written_over_is_no_decrease(machine):
