@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "file.h"
@@ -17,6 +18,7 @@ static const uint64_t no_structure[2];
 
 _Static_assert(__atomic_always_lock_free(sizeof(uint64_t), NULL),
 	       "a lock would have to write to the mapping");
+_Static_assert(sizeof(struct row_head) == offsetof(struct row, revision), "a row begins with it");
 
 static uint64_t load_acquire(const uint64_t *word)
 {
@@ -72,26 +74,23 @@ static enum outcome decode_entry(struct pages *pages, uint32_t nr)
 		(pages->base + header->header_size + (size_t)nr * header->entry_size);
 	struct cpu cpu = {
 		.structure = no_structure,
-		.row = {
-			.cpu = nr,
-			.epoch = LOAD(entry->epoch),
-			.state = LOAD(entry->state),
-			.origin = LOAD(entry->origin),
-			.fault = LOAD(entry->fault),
-			.reason = LOAD(entry->reason),
-			.epoch_stolen_ns = LOAD(entry->epoch_stolen_ns),
-			.instance = header->instance,
-		},
+		.head.cpu = nr,
+		.head.epoch = LOAD(entry->epoch),
+		.head.state = LOAD(entry->state),
+		.head.origin = LOAD(entry->origin),
+		.head.fault = LOAD(entry->fault),
+		.head.reason = LOAD(entry->reason),
+		.epoch_stolen_ns = LOAD(entry->epoch_stolen_ns),
 	};
 	uint32_t offset = LOAD(entry->offset);
 
-	if (offset && is_readable(cpu.row.state)) {
+	if (offset && is_readable(cpu.head.state)) {
 		if (!fits(header, offset)) {
 			pages->bad_cpu = nr;
 			return BAD_OFFSET;
 		}
 		cpu.structure = (const void *)(pages->base + offset);
-		cpu.row.valid = true;
+		cpu.head.valid = true;
 	}
 	pages->cpus[nr] = cpu;
 	return OK;
@@ -108,7 +107,7 @@ static enum outcome decode_index(struct pages *pages)
 
 		if (outcome != OK)
 			return outcome;
-		if (pages->cpus[nr].row.valid && pages->cpus[nr].structure > last)
+		if (pages->cpus[nr].head.valid && pages->cpus[nr].structure > last)
 			last = pages->cpus[nr].structure;
 	}
 	if (pages->file)
@@ -149,10 +148,12 @@ static enum outcome read_begin(struct pages *pages)
 
 enum outcome pages_verify_file(const struct pages *pages)
 {
+	const struct guestpv_header *live = (const void *)pages->base;
+
 	if (file_is_cut(pages->file))
 		return CUT_SHORT;
-	/* Who writes over a file knows nothing of the sequence: the whole header tells. */
-	return header_stands(pages) ? OK : HEADER_CHANGED;
+	/* Who writes over a file need not mind the sequence, but each has its instance. */
+	return LOAD(live->instance) == pages->header.instance ? OK : HEADER_CHANGED;
 }
 
 /* After a read whose loads were acquire loads: does the index still say so? */
@@ -194,9 +195,9 @@ enum outcome pages_read(struct pages *pages, uint32_t nr, struct sample *sample)
 		outcome = load_structure(cpu->structure, &word, &count) ? read_end(pages) : BUSY;
 		sample->word = le64toh(word);
 		sample->stolen_ns = le64toh(count);
-		sample->epoch = cpu->row.epoch;
-		sample->present = cpu->row.valid;
-		sample->online = cpu->row.state == GUESTPV_STATE_ONLINE;
+		sample->epoch = cpu->head.epoch;
+		sample->present = cpu->head.valid;
+		sample->online = cpu->head.state == GUESTPV_STATE_ONLINE;
 	}
 	return outcome;
 }
@@ -209,7 +210,6 @@ static uint64_t monotonic_ns(void)
 	return now.tv_sec * 1000000000ULL + now.tv_nsec;
 }
 
-/* A count is not interpreted unless revision and attributes are known. */
 static void mark_unknown(struct row *row, uint64_t word)
 {
 	row->valid = false;
@@ -222,16 +222,21 @@ static void mark_unknown(struct row *row, uint64_t word)
 static bool load_all(const struct pages *pages, struct row *row)
 {
 	const struct cpu *cpu = pages->cpus, *end = cpu + pages->header.nr_entries;
-	uint64_t now = monotonic_ns();
+	const uint64_t instance = pages->header.instance, now = monotonic_ns();
 	bool whole = true;
 
 	for (; cpu < end; cpu++, row++) {
 		uint64_t word, count;
 
 		whole &= load_structure(cpu->structure, &word, &count);
-		*row = cpu->row;
+		memcpy(row, &cpu->head, sizeof(cpu->head));
+		row->revision = 0;
+		row->attributes = 0;
 		row->stolen_ns = le64toh(count);
+		row->epoch_stolen_ns = cpu->epoch_stolen_ns;
+		row->instance = instance;
 		row->monotonic_ns = now;
+		/* A count is not interpreted unless revision and attributes are known. */
 		if (word)
 			mark_unknown(row, le64toh(word));
 	}

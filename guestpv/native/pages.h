@@ -48,9 +48,16 @@ struct sample {
 	bool online; /* if not, the count is the last one, and may be about to start again */
 };
 
+/* Half a cache line, since a snapshot goes through all of them */
 struct cpu {
 	const uint64_t *structure; /* zeros if there is none */
-	struct row row; /* what the index says; valid if there is a structure */
+	uint64_t epoch_stolen_ns;
+	struct row_head { /* how its row begins; valid if there is a structure */
+		uint32_t cpu;
+		uint32_t epoch;
+		uint8_t state, origin, fault, valid;
+		uint8_t reason;
+	} head;
 };
 
 struct pages {

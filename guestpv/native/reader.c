@@ -107,8 +107,8 @@ static bool sample_present(struct reader *reader, PyObject *cpu, struct sample *
 	if (outcome == OK && sample->present)
 		return true;
 	if (outcome == OK)
-		refuse(reader, "no structure", cpu, reader->pages.cpus[*nr].row.state,
-		       reader->pages.cpus[*nr].row.fault);
+		refuse(reader, "no structure", cpu, reader->pages.cpus[*nr].head.state,
+		       reader->pages.cpus[*nr].head.fault);
 	else if (!PyErr_Occurred())
 		refuse_outcome(reader, outcome);
 	return false;
