@@ -9,7 +9,7 @@ from guestpv.page.names import fault_text
 
 WIDTHS = {
     "CPU": 4,
-    "STATE": 7,
+    "STATE": 8,
     "STOLEN s": 11,
     "STOLEN %": 8,
     "DEMAND %": 8,

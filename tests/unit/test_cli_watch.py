@@ -17,6 +17,8 @@ import time
 
 import pytest
 
+from guestpv.page.abi import State
+
 SECOND = 1_000_000_000
 DEADLINE_S = 20
 
@@ -218,6 +220,17 @@ def test_cpus_that_go_and_come_are_told(terminal, machine):
 def test_refused_structure_has_its_reason_beside_it(terminal, machine):
     machine.refuse(0)
     terminal.until(lambda page: any("the address is in System RAM" in row for row in rows(page)))
+
+
+def test_a_state_of_any_length_leaves_the_columns_in_line(terminal_of, machine):
+    terminal = terminal_of(machine, columns=120)
+    for state in State:
+        machine.enter(1, state=state)
+        name = state.name.lower()
+        page = terminal.until(lambda page, name=name: any(name in row for row in rows(page)[1:2]))
+        assert len(rows(page)) == 4
+        states = [re.search(r"^ *\d+ +(\w+)", row) for row in rows(page)]
+        assert len({state and state.end() for state in states}) == 1
 
 
 @pytest.mark.parametrize(
