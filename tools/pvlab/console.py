@@ -46,9 +46,9 @@ class Console:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @property
-    def is_ready(self) -> bool:
-        """Whether /init has said that it takes commands."""
-        return READY in self.text
+    def boots(self) -> int:
+        """How often /init has said that it takes commands: once each time that it booted."""
+        return self.text.count(READY)
 
     def run(self, script: str, *, timeout: float, check: Callable[[], None]) -> tuple[int, str]:
         """Have a line of shell executed; return its exit code and what it printed.

@@ -183,7 +183,16 @@ class Lab:
         """The count of a vCPU, or of all, goes on when PV_TIME_ST is called, as when one comes."""
         return self._hypercalls.masking("keep", vcpu)
 
-    # The guest is held, saved, and moved.
+    # The guest is booted anew, held, saved, and moved.
+
+    def reboot(self) -> None:
+        """End the guest, and boot it again: what the host does wrong now, it does from then on."""
+        with self._contention.suspended():
+            self.guest.quit()
+            self.guest.boot()
+            self._machines.furnish(load=False)
+            self.guest.admit()
+            self.guest.connect()
 
     def pause(self, seconds: float) -> None:
         """Hold the guest for a while."""

@@ -104,8 +104,9 @@ class Machine:
 
     def boot(self) -> None:
         """Boot. Its console takes commands when this returns."""
+        before = self.console.boots
         self._launch(Memory(self.site.memory_of(self.name)), *self._software())
-        self._wait_until(lambda: self.console.is_ready, BOOTS_WITHIN_S, "boot")
+        self._wait_until(lambda: self.console.boots > before, BOOTS_WITHIN_S, "boot")
 
     def resume(
         self, state: Path, memory: Memory, how: Sequence[str] | None = None, timeout: float = 180
