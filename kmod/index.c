@@ -342,13 +342,16 @@ void guestpv_index_check(u8 reason)
  *
  * Puts the pages in the order of their addresses.
  *
- * Return: 0, or -ENXIO if no structure was found that can be trusted.
+ * Return: 0; -EOPNOTSUPP if the hypervisor gave no structure to any CPU, though
+ * it vouched for the call; or -ENXIO if none was found that can be trusted.
  */
 int guestpv_index_seal(void)
 {
 	struct guestpv_entry *entry;
 	u8 fault = GUESTPV_FAULT_NONE;
 	unsigned int cpu, found = 0;
+	bool given = false;
+	u32 st_call = 0;
 
 	for_each_possible_cpu(cpu) {
 		entry = &guestpv_index.entries[cpu];
@@ -361,6 +364,17 @@ int guestpv_index_seal(void)
 			found++;
 		else if (entry->fault)
 			fault = entry->fault;
+		st_call = st_call ?: entry->st_call;
+		given |= entry->state != GUESTPV_STATE_ABSENT &&
+			 entry->fault != GUESTPV_FAULT_NOT_SUPPORTED &&
+			 entry->fault != GUESTPV_FAULT_NO_REGION;
+	}
+	if (!given) {
+		pr_err("not loaded: PV_TIME_FEATURES vouches for PV_TIME_ST(%#x), but %s\n",
+		       st_call, fault == GUESTPV_FAULT_NO_REGION ?
+		       "this kernel got no structure by it when it booted" :
+		       "the call was refused");
+		return -EOPNOTSUPP;
 	}
 	if (!found) {
 		pr_err("not loaded: no CPU has a usable structure: %s\n",
