@@ -2,6 +2,7 @@
 """Loading: whatever the way, the kernel is not harmed, and a refusal is one line that says why."""
 
 import errno
+import gzip
 import os
 import subprocess
 from pathlib import Path
@@ -105,6 +106,13 @@ def test_load_and_unload_are_idempotent(command):
     command("unload")
     assert not LOADED.exists()
     assert not Path("/dev/guestpv").exists()
+
+
+def test_compressed_module_is_loaded(tmp_path, command):
+    compressed = tmp_path / "guestpv.ko.gz"
+    compressed.write_bytes(gzip.compress(Path(MODULE).read_bytes()))
+    command("load", "--module", str(compressed))
+    assert LOADED.exists()
 
 
 def test_it_comes_and_goes_twenty_times(parameters, new_log_lines):

@@ -61,6 +61,8 @@ def test_compressed_module_is_read(tmp_path, suffix):
     else:
         path.write_bytes(b"ELF")
     assert module._image(path) == b"ELF"
+    with module._opened(path) as fd:
+        assert os.pread(fd, 4, 0) == b"ELF"
 
 
 @pytest.mark.parametrize("name", ["missing.ko", "missing.ko.xz", "garbage.ko.xz"])
@@ -68,6 +70,8 @@ def test_module_that_cannot_be_read(tmp_path, name):
     (tmp_path / "garbage.ko.xz").write_bytes(b"garbage")
     with pytest.raises(ModuleError, match="not readable"):
         module._image(tmp_path / name)
+    with pytest.raises(ModuleError, match="not readable"), module._opened(tmp_path / name):
+        pass
 
 
 def test_who_has_the_device_mapped(tmp_path, monkeypatch):
