@@ -68,8 +68,9 @@ guestpv.watch/1, an object a line, one for each interval:
     total           the fields of guestpv.account.history.Figures, of all CPUs together
     events          what happened in the interval: time_s, kind, cpu (or null), text; kinds are
                     online, offline, refused, restart, backwards (the count, within its
-                    epoch), revision, procstat_backwards, restored (the whole VM was) and no_events
-                    (the kernel's can't be received)
+                    epoch), revision, procstat_backwards, restored (the whole VM was), moved (to
+                    another host, or its clock was disrupted otherwise) and no_events (the
+                    kernel's can't be received)
 """
 
 import json

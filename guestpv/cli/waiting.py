@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from guestpv.driver.events import Event, EventSource
+    from guestpv.driver.vmclock import VmClock
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
 _OTHERS = {signal.SIGTSTP, signal.SIGWINCH, signal.SIGCONT}
@@ -75,7 +76,7 @@ class Waiting:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def listen(self, source: EventSource) -> None:
+    def listen(self, source: EventSource | VmClock) -> None:
         """From now on, end a wait when *source* has events."""
 
         def take_events(woken: Woken) -> None:

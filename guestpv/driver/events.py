@@ -9,6 +9,7 @@ from typing import Self
 
 from pyroute2.netlink.uevent import MONITOR_GROUP_KERNEL, UeventSocket
 
+from guestpv.cpulist import CpuList
 from guestpv.errors import PermissionDeniedError
 
 _DATAGRAM_BYTES = 16384
@@ -24,25 +25,31 @@ class CpuEvent:
 
 @dataclass(frozen=True, slots=True)
 class CountEvent:
-    """The module says what became of a CPU's count.
+    """The module says what became of counts; the index of its device has the details.
 
-    *what* is ``restart`` (a new epoch), ``found`` or ``lost`` (its structure), or ``revision``
-    (the structure has another revision or attributes than before).
+    *what* is ``restart`` (a new epoch, for a *reason*), ``found`` or ``lost`` (the structure),
+    ``revision`` (the structure has another revision or attributes than before), or ``restored``
+    (the VM was, or it was cloned; its *cpus* are those whose count was lower after it).
     """
 
     what: str
-    cpu: int
-    epoch: int
-    revision: int
-    attributes: int
+    cpus: CpuList | None = None  # None: no CPU's count is concerned
+    more: bool = False  # other CPUs' counts, too: they did not all fit
+    reason: str | None = None  # of a restart: hotplug, found-lower, restored, relearned
+    missed: int = 0  # events that the module held back since the one before: too many came
 
 
 @dataclass(frozen=True, slots=True)
 class VmGenerationEvent:
-    """The VM was restored from a snapshot, or cloned (drivers/virt/vmgenid.c)."""
+    """The VM was restored from a snapshot, or cloned (vmgenid in Linux 6.8 alone; vmclock)."""
 
 
-Event = CpuEvent | CountEvent | VmGenerationEvent
+@dataclass(frozen=True, slots=True)
+class ClockDisruptionEvent:
+    """The VM's clock was disrupted, as by moving it to another host (vmclock)."""
+
+
+Event = CpuEvent | CountEvent | VmGenerationEvent | ClockDisruptionEvent
 
 
 def event_of(uevent: Mapping[str, str]) -> Event | None:
@@ -52,14 +59,17 @@ def event_of(uevent: Mapping[str, str]) -> Event | None:
             case {"SUBSYSTEM": "cpu", "ACTION": "online" | "offline" as action, "DEVPATH": path}:
                 return CpuEvent(int(path.rpartition("/cpu")[2]), action == "online")
             case {"SUBSYSTEM": "misc", "GUESTPV_EVENT": what}:
-                cpu, epoch, revision, attributes = (
-                    int(uevent[f"GUESTPV_{name}"])
-                    for name in ("CPU", "EPOCH", "REVISION", "ATTRIBUTES")
+                cpus = uevent.get("GUESTPV_CPUS")
+                return CountEvent(
+                    what,
+                    CpuList.parse(cpus) if cpus else None,
+                    uevent.get("GUESTPV_MORE") == "1",
+                    uevent.get("GUESTPV_REASON"),
+                    int(uevent.get("GUESTPV_MISSED", "0")),
                 )
-                return CountEvent(what, cpu, epoch, revision, attributes)
             case {"NEW_VMGENID": _}:
                 return VmGenerationEvent()
-    except (KeyError, ValueError):
+    except ValueError:
         return None  # not one of the kernel's: anybody with the privilege may send uevents
     return None
 

@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guestpv.cpulist import CpuList, listed
 from guestpv.driver.events import CountEvent, CpuEvent, EventSource, VmGenerationEvent, event_of
 
 COUNT = {
     "SUBSYSTEM": "misc",
     "DEVNAME": "guestpv",
     "GUESTPV_EVENT": "restart",
-    "GUESTPV_CPU": "3",
-    "GUESTPV_EPOCH": "2",
-    "GUESTPV_REVISION": "0",
-    "GUESTPV_ATTRIBUTES": "4294967295",
+    "GUESTPV_REASON": "found-lower",
+    "GUESTPV_CPUS": "0-3,7",
+    "GUESTPV_MORE": "1",
+    "GUESTPV_MISSED": "12",
 }
 
 
@@ -28,7 +29,24 @@ def test_cpu(action):
 
 
 def test_count():
-    assert event_of(COUNT) == CountEvent("restart", 3, 2, 0, 4294967295)
+    event = event_of(COUNT)
+    assert event == CountEvent("restart", CpuList.parse("0-3,7"), True, "found-lower", 12)
+
+
+def test_count_with_no_more_than_it_needs():
+    uevent = {"SUBSYSTEM": "misc", "GUESTPV_EVENT": "lost", "GUESTPV_CPUS": "511"}
+    assert event_of(uevent) == CountEvent("lost", CpuList.parse("511"), False, None, 0)
+
+
+def test_restored_machine_of_which_no_count_was_lower():
+    uevent = {"SUBSYSTEM": "misc", "GUESTPV_EVENT": "restored"}
+    assert event_of(uevent) == CountEvent("restored", cpus=None)
+
+
+@given(st.sets(st.integers(0, 600), min_size=1))
+def test_every_list_of_cpus_is_understood(cpus):
+    event = event_of(COUNT | {"GUESTPV_CPUS": listed(sorted(cpus))})
+    assert {cpu for run in event.cpus.ranges for cpu in run} == cpus
 
 
 def test_restored_machine():
@@ -44,8 +62,9 @@ def test_restored_machine():
         {"SUBSYSTEM": "cpu", "ACTION": "add", "DEVPATH": "/devices/system/cpu/cpu1"},
         {"SUBSYSTEM": "cpu", "ACTION": "online", "DEVPATH": "/devices/system/cpu"},
         {"SUBSYSTEM": "cpu", "ACTION": "online"},
-        COUNT | {"GUESTPV_CPU": "x"},
-        {key: value for key, value in COUNT.items() if key != "GUESTPV_EPOCH"},
+        COUNT | {"GUESTPV_CPUS": "x"},
+        COUNT | {"GUESTPV_CPUS": "3-"},
+        COUNT | {"GUESTPV_MISSED": "many"},
         COUNT | {"SUBSYSTEM": "block"},
     ],
 )
