@@ -7,23 +7,27 @@ CONFIG_DEBUG_INFO_BTF describes it in /sys/kernel/btf/vmlinux, and that descript
 exactly the kernel that runs. The module can reach ``kernel_cpustat``, which stands in the same
 section; the distance of the two is all that it needs.
 
-Format: Documentation/bpf/btf.rst of the kernel.
+Format: Documentation/bpf/btf.rst and include/uapi/linux/btf.h of the kernel. Linux 7.1 gave vlen
+and kind bits that were zero before, and a section that says how long each kind of type is.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
+from dataclasses import dataclass
 
 from guestpv.errors import FormatError
 
 _HEADER = struct.Struct("=HBBIIIII")
+_LAYOUT_IN_HEADER = struct.Struct("=II")  # follows the header, if its length says so
+_LAYOUT = struct.Struct("=BBH")  # for each kind, from 0 on: bytes once, bytes per member, flags
 _MAGIC = 0xEB9F
 _VERSION = 1
 
 _INT, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC_PROTO = 1, 3, 4, 5, 6, 13
 _VAR, _DATASEC, _DECL_TAG, _ENUM64 = 14, 15, 17, 19
-_LAST_KIND = 19
+_KNOWN_KINDS = range(1, 20)
 
 # In 32-bit words: what follows the three words that begin every type, and that once per member.
 _TAIL = {_INT: 1, _ARRAY: 3, _VAR: 1, _DECL_TAG: 1}
@@ -65,9 +69,10 @@ def _offset_of(variables: list[tuple[bytes, int]], wanted: bytes) -> int:
 
 def _percpu_variables(btf: bytes) -> list[tuple[bytes, int]]:
     """Name and offset of each variable in the per-CPU section."""
-    types, strings = _sections(btf)
+    sections = _sections(btf)
+    types, strings = sections.types, sections.strings
     try:
-        names, datasecs = _walk(types)
+        names, datasecs = _walk(sections)
     except IndexError:
         raise _malformed("a type goes beyond the end") from None
 
@@ -76,7 +81,7 @@ def _percpu_variables(btf: bytes) -> list[tuple[bytes, int]]:
         if _string(strings, types[datasec]) != _PERCPU_SECTION:
             continue
         first = datasec + 3
-        for member in range(first, first + 3 * (types[datasec + 1] & 0xFFFF), 3):
+        for member in range(first, first + 3 * _vlen(types[datasec + 1]), 3):
             variable, offset = types[member], types[member + 1]
             if variable not in names:
                 raise _malformed(f"type {variable} in {_PERCPU_SECTION.decode()} is no variable")
@@ -84,27 +89,41 @@ def _percpu_variables(btf: bytes) -> list[tuple[bytes, int]]:
     return variables
 
 
-def _sections(btf: bytes) -> tuple[memoryview[int], bytes]:
-    """The types, as 32-bit words, and the strings."""
+@dataclass(frozen=True, slots=True)
+class _Sections:
+    types: memoryview[int]  # as 32-bit words
+    strings: bytes
+    layout: tuple[tuple[int, int], ...]  # by kind: bytes once and per member; empty: not there
+
+
+def _sections(btf: bytes) -> _Sections:
     if len(btf) < _HEADER.size:
         raise _malformed(f"{len(btf)} bytes are less than a header")
     magic, version, _, header, type_at, type_size, string_at, string_size = _HEADER.unpack_from(btf)
     if magic != _MAGIC:
         raise _malformed(f"the magic number is {magic:#06x} instead of {_MAGIC:#06x}")
     if version != _VERSION:
-        raise _malformed(f"the version is {version}, and only {_VERSION} is known")
+        raise _too_new(f"it has version {version}, and only {_VERSION} is known")
 
-    type_at += header
-    string_at += header
-    if max(type_at + type_size, string_at + string_size) > len(btf):
+    layout_at, layout_size = 0, 0
+    if min(header, len(btf)) >= _HEADER.size + _LAYOUT_IN_HEADER.size:
+        layout_at, layout_size = _LAYOUT_IN_HEADER.unpack_from(btf, _HEADER.size)
+    ends = type_at + type_size, string_at + string_size, layout_at + layout_size
+    if header + max(ends) > len(btf):
         raise _malformed(f"it is cut short: {len(btf)} bytes are less than its header says")
-    if type_at % 4 or type_size % 4:
-        raise _malformed("the types are not aligned")
-    types = memoryview(btf)[type_at : type_at + type_size].cast("I")
-    return types, btf[string_at : string_at + string_size]
+    if (header + type_at) % 4 or type_size % 4 or layout_size % _LAYOUT.size:
+        raise _malformed("its sections are not aligned")
+
+    data = memoryview(btf)[header:]
+    layout = _LAYOUT.iter_unpack(data[layout_at : layout_at + layout_size])
+    return _Sections(
+        data[type_at : type_at + type_size].cast("I"),
+        bytes(data[string_at : string_at + string_size]),
+        tuple((once, member) for once, member, _ in layout),
+    )
 
 
-def _walk(types: memoryview[int]) -> tuple[dict[int, int], list[int]]:
+def _walk(sections: _Sections) -> tuple[dict[int, int], list[int]]:
     """Name offsets of the variables by type id, and the positions of the sections.
 
     Types have no index: the id of one is known only by passing all before it. A kernel has more
@@ -112,11 +131,12 @@ def _walk(types: memoryview[int]) -> tuple[dict[int, int], list[int]]:
     """
     names: dict[int, int] = {}
     datasecs: list[int] = []
-    words = _WordsOfType()
+    words = _WordsOfType(sections.layout)
+    types = sections.types
     position, type_id, end = 0, 1, len(types)
     while position < end:
         info = types[position + 1]
-        kind = info >> 24 & 0x1F
+        kind = info >> 24 & 0x7F
         if kind == _VAR:
             names[type_id] = types[position]
         elif kind == _DATASEC:
@@ -131,12 +151,31 @@ def _walk(types: memoryview[int]) -> tuple[dict[int, int], list[int]]:
 class _WordsOfType(dict[int, int]):
     """How long a type is by its ``info`` word; there are only some hundred different ones."""
 
+    def __init__(self, layout: tuple[tuple[int, int], ...]) -> None:
+        self._layout = layout
+
     def __missing__(self, info: int) -> int:
-        kind, members = info >> 24 & 0x1F, info & 0xFFFF
-        if not 0 < kind <= _LAST_KIND:
-            raise _malformed(f"it has a type of the unknown kind {kind}")
-        self[info] = words = 3 + _TAIL.get(kind, 0) + _MEMBER.get(kind, 0) * members
+        kind = info >> 24 & 0x7F
+        if kind in _KNOWN_KINDS:
+            once, member = _TAIL.get(kind, 0), _MEMBER.get(kind, 0)
+        else:
+            once, member = self._unknown(kind)
+        self[info] = words = 3 + once + member * _vlen(info)
         return words
+
+    def _unknown(self, kind: int) -> tuple[int, int]:
+        if kind == 0:
+            raise _malformed("it has a type of kind 0, which is none")
+        if kind >= len(self._layout):
+            raise _too_new(f"it has a type of the unknown kind {kind}, and not how long that is")
+        once, member = self._layout[kind]
+        if once % 4 or member % 4:
+            raise _malformed(f"it says of kind {kind} that it has {once} and {member} bytes")
+        return once // 4, member // 4
+
+
+def _vlen(info: int) -> int:
+    return info & 0xFFFFFF
 
 
 def _string(strings: bytes, at: int) -> bytes:
@@ -146,9 +185,18 @@ def _string(strings: bytes, at: int) -> bytes:
     return strings[at:end]
 
 
+_WHAT = "The kernel's type information (BTF) can't be read"
+
+
+def _too_new(why: str) -> FormatError:
+    return FormatError(
+        _WHAT, f"It is newer than this guestpv: {why}", "update guestpv; the kernel is all right"
+    )
+
+
 def _malformed(why: str) -> FormatError:
     return FormatError(
-        "The kernel's type information (BTF) can't be read",
+        _WHAT,
         why[0].upper() + why[1:],
         f"it should be /sys/kernel/btf/vmlinux of this very kernel, {sys.byteorder}-endian",
     )

@@ -56,7 +56,8 @@ _REFUSALS: dict[int, tuple[type[Error], str, str]] = {
     EINVAL: (
         ModuleError,
         "The parameters do not suit this kernel",
-        f"a kernel that owns the structures needs {_BTF} (CONFIG_DEBUG_INFO_BTF=y)",
+        f"a kernel that owns the structures needs {_BTF} with its per-CPU variables "
+        "(CONFIG_DEBUG_INFO_BTF=y, pahole 1.18 or later): it is the kernel that is too old",
     ),
     ESTALE: (ModuleError, "It was built for another kernel", _REBUILD),
     ENXIO: (ModuleError, "No structure could be trusted", "please report this line"),
