@@ -5,9 +5,10 @@ import json
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from guestpv.cli.info import info
 from guestpv.cli.load import load, unload
@@ -16,21 +17,39 @@ from guestpv.cli.validate import validate
 from guestpv.cli.watch import watch
 from guestpv.errors import Error
 
-_EPILOG = """\
-Exit codes, the same for every command:  0 done;  1 unexpected error, or the output could not be
-written;  2 wrong usage;  3 nothing to read from;  4 not permitted;  5 device or page image of
-another format;  6 no such CPU;  7 no structure, or one that must not be interpreted;  8 busy;
-9 the module could not be loaded or unloaded;  10 no PV-time on this machine;  11 a check of
-validate failed;  130 validate was interrupted.
-
-Any error but wrong usage is one line on stderr, 'guestpv: WHAT. WHY: WHAT TO DO.', or with --json
-one object.
+_EXIT_CODES = {
+    0: "done",
+    1: "unexpected error, or the output could not be written",
+    2: "wrong usage",
+    3: "nothing to read from",
+    4: "not permitted",
+    5: "device or page image of another format or version, or cut short",
+    6: "no such CPU",
+    7: "no structure, or one that must not be interpreted",
+    8: "busy",
+    9: "the module could not be loaded or unloaded",
+    10: "no PV-time on this machine",
+    11: "a check of validate failed",
+    130: "validate was interrupted, after what it had changed was undone",
+}
+_ERRORS = """\
+ An error is one line on stderr, 'guestpv: WHAT. WHY: WHAT TO DO.', or with
+ --json one object. Wrong usage is explained in several lines.
 """
+
+
+class _Group(TyperGroup):
+    """With the exit codes below its help, as they are: typer would fill lines with an epilog."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        codes = "".join(f" {code:>3}  {meaning}\n" for code, meaning in _EXIT_CODES.items())
+        formatter.write(f" Exit codes, the same for every command:\n\n{codes}\n{_ERRORS}")
+
 
 app = typer.Typer(
     name="guestpv",
-    epilog=_EPILOG,
-    add_completion=False,
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from guestpv.cli import completion
 from guestpv.cpulist import CpuList
 
 MIN_INTERVAL_S = 0.01
@@ -36,6 +37,7 @@ SourceOption = Annotated[
     typer.Option(
         "--source",
         metavar="auto|device|procfs|PATH",
+        autocompletion=completion.sources,
         help="Where to read: /dev/guestpv (auto, device), /proc/stat in 10 ms ticks (procfs), "
         "or a page image.",
     ),
@@ -45,7 +47,13 @@ JsonOption = Annotated[
 ]
 CpuOption = Annotated[
     CpuList | None,
-    typer.Option("--cpu", metavar="LIST", parser=_cpu_list, help="Only these CPUs, as in 0,2-5."),
+    typer.Option(
+        "--cpu",
+        metavar="LIST",
+        parser=_cpu_list,
+        autocompletion=completion.cpus,
+        help="Only these CPUs, as in 0,2-5.",
+    ),
 ]
 IntervalOption = Annotated[
     float,

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+"""What a shell completes beside names of commands and options: CPU numbers, and sources."""
+
+from glob import escape, glob
+from pathlib import Path
+
+from guestpv.cpulist import CpuList
+from guestpv.source.procfs import POSSIBLE
+
+_SOURCES = ("auto", "device", "procfs")
+
+
+def cpus(incomplete: str) -> list[str]:
+    """The next number of a list such as ``0,2-``."""
+    try:
+        ranges = CpuList.parse(Path(POSSIBLE).read_text()).ranges
+    except (OSError, ValueError):
+        return []
+    typed = incomplete.rstrip("0123456789")
+    numbers = (str(cpu) for possible in ranges for cpu in possible)
+    return [typed + cpu for cpu in numbers if cpu.startswith(incomplete[len(typed) :])]
+
+
+def sources(incomplete: str) -> list[str]:
+    """The names of sources, and the files that may be page images."""
+    names = [name for name in _SOURCES if name.startswith(incomplete)]
+    return names + [f"{path}/" if Path(path).is_dir() else path for path in _paths(incomplete)]
+
+
+def _paths(incomplete: str) -> list[str]:
+    return sorted(glob(f"{escape(incomplete)}*")) if incomplete else []
