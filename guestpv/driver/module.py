@@ -60,7 +60,11 @@ _REFUSALS: dict[int, tuple[type[Error], str, str]] = {
         "(CONFIG_DEBUG_INFO_BTF=y, pahole 1.18 or later): it is the kernel that is too old",
     ),
     ESTALE: (ModuleError, "It was built for another kernel", _REBUILD),
-    ENXIO: (ModuleError, "No structure could be trusted", "please report this line"),
+    ENXIO: (
+        ModuleError,
+        "No structure could be trusted",
+        "please report this line, if it does not say itself what is missing",
+    ),
     ENOEXEC: (ModuleError, "It was built for another kernel", _REBUILD),
     EPERM: (
         PermissionDeniedError,
