@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the README shows works as it is written there."""
 
+import html
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 import guestpv
 from guestpv.cli import _EXIT_CODES, app
+from guestpv.cli.columns import WIDTHS
 from guestpv.cli.validate import FAILED, INTERRUPTED
 from guestpv.page import abi, image, layout
 
@@ -82,6 +84,15 @@ def test_the_c_header_in_ten_lines(path, tmp_path):
     np.ndarray((), layout.HEADER, data)["abi_version"] = abi.ABI_VERSION + 1
     path.write_bytes(data)
     assert stolen_ns(0) == [NO_COUNT]
+
+
+def test_the_picture_is_the_screen_of_watch():
+    assert "](tools/watch.svg)" in README
+    picture = (CHECKOUT / "tools/watch.svg").read_text()
+    shown = html.unescape(re.sub(r"<[^>]+>", "", picture)).replace("\N{NO-BREAK SPACE}", " ")
+    for title in WIDTHS:
+        assert title in shown
+    assert "url(http" not in picture  # it is whole without a network
 
 
 def test_every_exit_code_is_the_one_of_its_error():

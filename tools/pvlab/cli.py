@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -17,6 +18,7 @@ from .errors import LabError
 from .hypervisor import HYPERVISORS
 from .kernels import KERNELS, kernel
 from .lab import Lab
+from .picture import draw
 from .prepare import prepare
 from .progress import say
 
@@ -135,6 +137,14 @@ def shell(
         host_kernel,
         boot,
     )
+
+
+@app.command()
+def picture(
+    path: Annotated[Path, typer.Argument(help="The SVG file to write.")],
+) -> None:
+    """Draw the README's picture: the screen of 'guestpv watch' in a guest, at its end."""
+    draw(path)
 
 
 @app.command()
