@@ -81,7 +81,9 @@ void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry)
 	if (copy_from_kernel_nofault(&kaddr, region, sizeof(kaddr)))
 		return;
 	if (!kaddr) {
-		entry->fault = GUESTPV_FAULT_NO_REGION;
+		/* The kernel's reader gives 0 where it has none; else the offset is wrong. */
+		entry->fault = guestpv_adopt.kernel_clock(cpu) ? GUESTPV_FAULT_MISMATCH :
+								 GUESTPV_FAULT_NO_REGION;
 		return;
 	}
 	if (!is_vmalloc_addr(kaddr) || !IS_ALIGNED((unsigned long)kaddr, 64) ||
