@@ -2,9 +2,12 @@
 """The kernel module: find it, find what adoption needs, insert it, remove it."""
 
 import ctypes
+import gzip
+import lzma
 import os
 import platform
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +43,6 @@ from guestpv.errors import (
 _DEVICE = "/dev/guestpv"
 _LOADED = Path("/sys/module/guestpv")
 _BTF = Path("/sys/kernel/btf/vmlinux")
-_DECOMPRESS = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
 
 _PROCSTAT = "(/proc/stat can be read meanwhile: --source procfs)"
 _ASK = f"ask who runs the hypervisor for Arm PV-time {_PROCSTAT}"
@@ -235,11 +237,20 @@ def _opened(module: Path) -> Iterator[int]:
 
 def _image(module: Path) -> bytes:
     try:
-        if tool := _DECOMPRESS.get(module.suffix):
-            return subprocess.run([tool, "-dc", module], stdout=subprocess.PIPE, check=True).stdout
-        return module.read_bytes()
-    except (OSError, subprocess.CalledProcessError) as error:
+        image = module.read_bytes()
+        decompress = _DECOMPRESS.get(module.suffix)
+        return decompress(image) if decompress else image
+    except _NOT_READ as error:
         raise _unreadable(module, error) from error
+
+
+def _zstd(image: bytes) -> bytes:
+    done = subprocess.run(["zstd", "-dcq"], input=image, stdout=subprocess.PIPE, check=True)
+    return done.stdout
+
+
+_DECOMPRESS = {".gz": gzip.decompress, ".xz": lzma.decompress, ".zst": _zstd}
+_NOT_READ = (OSError, EOFError, zlib.error, lzma.LZMAError, subprocess.CalledProcessError)
 
 
 def _unreadable(module: Path, error: Exception) -> ModuleError:
