@@ -51,3 +51,12 @@ def test_counts_are_live_and_what_the_host_took(lab):
     for cpu in range(VCPUS):
         grown, took = after[cpu] - before[cpu], taken_now[cpu] - taken[cpu]
         assert SECOND // 2 < grown <= took
+
+
+def test_validate_finds_no_broken_promise(lab):
+    done = lab.run(["guestpv", "validate", "--quick", "--json"])
+    checks = json.loads(done.stdout)["checks"]
+    assert done.returncode == 0
+    verdicts = {check["id"]: check["verdict"] for check in checks}
+    assert verdicts["discovery.st"] == "warn"  # others may not read it
+    assert verdicts["discovery.refusals"] == verdicts["host.agrees"] == "pass"
