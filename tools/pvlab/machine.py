@@ -131,7 +131,7 @@ class Machine:
         _, self._monitor = self._offered_monitor()
 
     def admit(self) -> None:
-        """Have it let this run in. Its clock is shown to tick, too: else this never returns."""
+        """Have it let this run in. Raises LabError if its clock stands still."""
         said = self.tell(f"now={time.time():.0f} . {ADMISSION}")
         # The kernel may have put a word in.
         slept = re.search(r"slept from ([\d.]+) to ([\d.]+)", said)
