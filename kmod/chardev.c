@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * /dev/guestpv: one read-only mapping, and poll(2), which tells of changes of
- * the index. There is no read(2), no write(2) and no ioctl(2): the mapping says
- * everything.
+ * /dev/guestpv: one read-only mapping, which says everything, and poll(2), which
+ * tells of changes of the index until read(2) has taken note of them, as with
+ * UIO. There is no write(2) and no ioctl(2).
  */
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/poll.h>
+#include <linux/uaccess.h>
 
 #include "core.h"
 
@@ -51,35 +52,45 @@ static int guestpv_mmap(struct file *file, struct vm_area_struct *vma)
 	return 0;
 }
 
-/* The sequence up to which whoever has opened the file was told of changes. */
-static void guestpv_set_told(struct file *file, u32 sequence)
+/* The sequence up to which whoever has opened the file has taken note of changes. */
+static void guestpv_set_noted(struct file *file, u32 sequence)
 {
 	WRITE_ONCE(file->private_data, (void *)(unsigned long)sequence);
 }
 
 static int guestpv_open(struct inode *inode, struct file *file)
 {
-	guestpv_set_told(file, guestpv_index_sequence());
+	guestpv_set_noted(file, guestpv_index_sequence());
 	return 0;
+}
+
+static ssize_t guestpv_read(struct file *file, char __user *buf, size_t count, loff_t *ppos)
+{
+	u32 sequence = guestpv_index_sequence();
+
+	if (count != sizeof(sequence))
+		return -EINVAL;
+	if (copy_to_user(buf, &sequence, sizeof(sequence)))
+		return -EFAULT;
+
+	guestpv_set_noted(file, sequence);
+	return sizeof(sequence);
 }
 
 static __poll_t guestpv_poll(struct file *file, poll_table *wait)
 {
-	u32 told = (unsigned long)READ_ONCE(file->private_data);
-	u32 sequence;
+	u32 noted;
 
 	poll_wait(file, guestpv_index_changed(), wait);
-	sequence = guestpv_index_sequence();
-	if (sequence == told)
-		return 0;
+	noted = (unsigned long)READ_ONCE(file->private_data);
 
-	guestpv_set_told(file, sequence);
-	return EPOLLIN | EPOLLPRI;
+	return guestpv_index_sequence() == noted ? 0 : EPOLLIN | EPOLLPRI;
 }
 
 static const struct file_operations guestpv_fops = {
 	.owner = THIS_MODULE,
 	.open = guestpv_open,
+	.read = guestpv_read,
 	.mmap = guestpv_mmap,
 	.poll = guestpv_poll,
 };

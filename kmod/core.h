@@ -12,8 +12,8 @@
 
 #include <linux/cpumask.h>
 #include <linux/mm_types.h>
-#include <linux/poll.h>
 #include <linux/types.h>
+#include <linux/wait.h>
 
 #include "uapi/guestpv.h"
 
@@ -43,6 +43,7 @@ int guestpv_owner_judge(const struct guestpv_entry *entry);
 int guestpv_pages_init(size_t index_bytes);
 void guestpv_pages_exit(void);
 u8 guestpv_pages_place(u64 ipa, u32 *offset);
+u32 guestpv_pages_offset(u64 ipa);
 const struct guestpv_stolen_time *guestpv_pages_structure(u32 offset);
 void guestpv_pages_sort(void);
 unsigned int guestpv_pages_count(void);
@@ -61,11 +62,11 @@ bool guestpv_sample(const struct guestpv_stolen_time *st, struct guestpv_sample 
 int guestpv_index_init(u32 smccc_version, u32 conduit);
 void guestpv_index_exit(void);
 int guestpv_index_seal(void);
-bool guestpv_index_offline_failed(unsigned int cpu);
 void guestpv_index_online(unsigned int cpu, struct guestpv_entry *entry, u8 reason);
-void guestpv_index_offline(unsigned int cpu);
 void guestpv_index_starting(unsigned int cpu, u8 reason);
-void guestpv_index_starting_failed(unsigned int cpu);
+void guestpv_index_leaving(unsigned int cpu);
+bool guestpv_index_never_left(unsigned int cpu);
+void guestpv_index_gone(unsigned int cpu);
 void guestpv_index_check(u8 reason);
 u64 guestpv_index_size(void);
 bool guestpv_index_pfn(pgoff_t pgoff, unsigned long *pfn);

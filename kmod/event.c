@@ -87,7 +87,8 @@ void guestpv_event(const char *what, const char *reason, const struct cpumask *c
 {
 	mutex_lock(&guestpv_events.lock);
 	if (guestpv_events.device) {
-		if (__ratelimit(&guestpv_events.ratelimit))
+		/* What concerns no CPU stands nowhere else, and is as rare as restores are. */
+		if (!cpus || __ratelimit(&guestpv_events.ratelimit))
 			guestpv_event_send(what, reason, cpus);
 		else
 			guestpv_events.missed++;

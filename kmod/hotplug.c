@@ -36,8 +36,11 @@ static void guestpv_learn(unsigned int cpu, u8 reason)
 
 static int guestpv_cpu_online(unsigned int cpu)
 {
-	/* It never went down, and a claim would reset the count that it has. */
-	if (!guestpv_index_offline_failed(cpu))
+	/*
+	 * Where its way down failed, a claim would reset the count that it has. The
+	 * kernel, on the other hand, may have asked for its structure again.
+	 */
+	if (IS_ENABLED(CONFIG_PARAVIRT) || !guestpv_index_never_left(cpu))
 		guestpv_learn(cpu, GUESTPV_REASON_HOTPLUG);
 
 	/* A CPU without stolen time is still a CPU: never keep it from coming up. */
@@ -46,7 +49,7 @@ static int guestpv_cpu_online(unsigned int cpu)
 
 static int guestpv_cpu_offline(unsigned int cpu)
 {
-	guestpv_index_offline(cpu);
+	guestpv_index_leaving(cpu);
 	return 0;
 }
 
@@ -58,7 +61,7 @@ static int guestpv_cpu_prepare(unsigned int cpu)
 
 static int guestpv_cpu_dead(unsigned int cpu)
 {
-	guestpv_index_starting_failed(cpu);
+	guestpv_index_gone(cpu);
 	return 0;
 }
 
@@ -73,8 +76,9 @@ static int guestpv_learn_restored(void *unused)
 
 /*
  * After a hibernation the other CPUs go through hotplug, but the first one wakes
- * up in a VM that may never have heard of its structure. Called only where an
- * image was restored: an attempt that was given up leaves everything as it was.
+ * up in a VM that may never have heard of its structure. An attempt that was
+ * given up before there was an image does not come here, and leaves everything
+ * as it was.
  */
 static int guestpv_pm_restore(struct device *dev)
 {
@@ -105,31 +109,32 @@ int guestpv_hotplug_init(void)
 {
 	int err;
 
+	/* First, so that no CPU that the next has seen comes or goes without it. */
+	err = cpuhp_setup_state_nocalls(CPUHP_BP_PREPARE_DYN, "guestpv:prepare",
+					guestpv_cpu_prepare, guestpv_cpu_dead);
+	if (err < 0)
+		return err;
+	guestpv_hotplug.prepare_state = err;
+
 	/* Registered after the kernel's own callback, so run after it on the way up. */
 	err = cpuhp_setup_state(CPUHP_AP_ONLINE_DYN, "guestpv:online", guestpv_cpu_online,
 				guestpv_cpu_offline);
 	if (err < 0)
-		return err;
+		goto remove_prepare;
 	guestpv_hotplug.online_state = err;
-
-	err = cpuhp_setup_state_nocalls(CPUHP_BP_PREPARE_DYN, "guestpv:prepare",
-					guestpv_cpu_prepare, guestpv_cpu_dead);
-	if (err < 0)
-		goto remove_online;
-	guestpv_hotplug.prepare_state = err;
 
 	guestpv_hotplug.pdev = platform_create_bundle(&guestpv_platform_driver, guestpv_probe,
 						      NULL, 0, NULL, 0);
 	if (IS_ERR(guestpv_hotplug.pdev)) {
 		err = PTR_ERR(guestpv_hotplug.pdev);
-		goto remove_prepare;
+		goto remove_online;
 	}
 	return 0;
 
-remove_prepare:
-	cpuhp_remove_state_nocalls(guestpv_hotplug.prepare_state);
 remove_online:
 	cpuhp_remove_state_nocalls(guestpv_hotplug.online_state);
+remove_prepare:
+	cpuhp_remove_state_nocalls(guestpv_hotplug.prepare_state);
 	return err;
 }
 
@@ -137,6 +142,6 @@ void guestpv_hotplug_exit(void)
 {
 	platform_device_unregister(guestpv_hotplug.pdev);
 	platform_driver_unregister(&guestpv_platform_driver);
-	cpuhp_remove_state_nocalls(guestpv_hotplug.prepare_state);
 	cpuhp_remove_state_nocalls(guestpv_hotplug.online_state);
+	cpuhp_remove_state_nocalls(guestpv_hotplug.prepare_state);
 }

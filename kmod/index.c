@@ -26,6 +26,8 @@ struct guestpv_last {
 	u64 ipa;
 	u64 word;
 	u64 stolen_ns; /* when word was last 0 */
+	bool counted; /* whether that was in this epoch */
+	bool leaving; /* on its way down, and not there yet */
 };
 
 static struct {
@@ -38,6 +40,7 @@ static struct {
 	/* Which CPUs a look found something at: too large for the stack */
 	struct cpumask restarted;
 	struct cpumask revised;
+	bool sealed; /* there are users */
 } guestpv_index = {
 	.lock = __MUTEX_INITIALIZER(guestpv_index.lock),
 	.changed = __WAIT_QUEUE_HEAD_INITIALIZER(guestpv_index.changed),
@@ -125,7 +128,7 @@ static bool guestpv_is_readable(const struct guestpv_entry *entry)
 	return entry->state == GUESTPV_STATE_ONLINE || entry->state == GUESTPV_STATE_OFFLINE;
 }
 
-/* What @sample says of the structure, beside what was last seen of it. */
+/* What a sample says that was not known */
 struct guestpv_news {
 	bool restarted;
 	bool revised;
@@ -139,9 +142,9 @@ static struct guestpv_news guestpv_judge(unsigned int cpu, struct guestpv_entry 
 					 const struct guestpv_sample *sample, u8 reason)
 {
 	struct guestpv_last *last = &guestpv_index.last[cpu];
-	struct guestpv_news news = { .revised = !entry->since_ns || sample->word != last->word };
+	struct guestpv_news news = { .revised = entry->epoch && sample->word != last->word };
 
-	if (news.revised) {
+	if (news.revised || !entry->since_ns) {
 		entry->since_ns = ktime_get_boottime_ns();
 		entry->revision = lower_32_bits(sample->word);
 		entry->attributes = upper_32_bits(sample->word);
@@ -150,22 +153,42 @@ static struct guestpv_news guestpv_judge(unsigned int cpu, struct guestpv_entry 
 		reason = GUESTPV_REASON_FIRST_SEEN;
 	else if (entry->ipa != last->ipa)
 		reason = GUESTPV_REASON_RELEARNED;
-	else if (sample->word || sample->stolen_ns >= last->stolen_ns)
+	else if (sample->word || !last->counted || sample->stolen_ns >= last->stolen_ns)
 		reason = GUESTPV_REASON_NONE;
-
-	last->ipa = entry->ipa;
-	last->word = sample->word;
-	/* Of what is unknown, the count is not interpreted. */
-	if (!sample->word)
-		last->stolen_ns = sample->stolen_ns;
 
 	if (reason != GUESTPV_REASON_NONE) {
 		news.restarted = reason != GUESTPV_REASON_FIRST_SEEN;
 		entry->epoch++;
 		entry->reason = reason;
-		entry->epoch_stolen_ns = sample->word ? 0 : sample->stolen_ns;
+		entry->epoch_stolen_ns = U64_MAX;
+		last->counted = false;
+	}
+	last->ipa = entry->ipa;
+	last->word = sample->word;
+	/* Of what is unknown, the count is not interpreted. */
+	if (!sample->word) {
+		if (!last->counted)
+			entry->epoch_stolen_ns = sample->stolen_ns;
+		last->counted = true;
+		last->stolen_ns = sample->stolen_ns;
 	}
 	return news;
+}
+
+static void guestpv_tell(unsigned int cpu, struct guestpv_news news, u8 reason)
+{
+	if (news.revised)
+		guestpv_event("revision", NULL, cpumask_of(cpu));
+	if (news.restarted)
+		guestpv_event("restart", guestpv_reason_text(reason), cpumask_of(cpu));
+}
+
+static void guestpv_warn_refused(unsigned int cpu)
+{
+	const struct guestpv_entry *entry = &guestpv_index.entries[cpu];
+
+	pr_warn_ratelimited("cpu%u: refused: %s (address %#llx)\n", cpu,
+			    guestpv_fault_text(entry->fault), entry->ipa);
 }
 
 static bool guestpv_has_other(unsigned int cpu, u64 ipa)
@@ -189,11 +212,13 @@ static bool guestpv_has_other(unsigned int cpu, u64 ipa)
 void guestpv_index_online(unsigned int cpu, struct guestpv_entry *entry, u8 reason)
 {
 	struct guestpv_entry *old = &guestpv_index.entries[cpu];
-	const char *what = NULL, *why = NULL;
+	bool had_one;
+	struct guestpv_news news = { };
 	struct guestpv_sample sample;
 
 	mutex_lock(&guestpv_index.lock);
 
+	had_one = old->offset;
 	entry->epoch = old->epoch;
 	entry->reason = old->reason;
 	entry->epoch_stolen_ns = old->epoch_stolen_ns;
@@ -206,23 +231,18 @@ void guestpv_index_online(unsigned int cpu, struct guestpv_entry *entry, u8 reas
 	if (entry->fault) {
 		entry->state = GUESTPV_STATE_REFUSED;
 		entry->offset = 0;
-		if (old->offset)
-			what = "lost";
-		pr_warn_ratelimited("cpu%u: refused: %s (address %#llx)\n", cpu,
-				    guestpv_fault_text(entry->fault), entry->ipa);
 	} else {
 		entry->state = GUESTPV_STATE_ONLINE;
-		if (guestpv_judge(cpu, entry, &sample, reason).restarted) {
-			what = "restart";
-			why = guestpv_reason_text(entry->reason);
-		} else if (!old->offset) {
-			what = "found";
-		}
+		news = guestpv_judge(cpu, entry, &sample, reason);
 	}
-
+	guestpv_index.last[cpu].leaving = false;
 	guestpv_publish(cpu, entry);
-	if (what)
-		guestpv_event(what, why, cpumask_of(cpu));
+
+	if (entry->fault && guestpv_index.sealed)
+		guestpv_warn_refused(cpu);
+	if (had_one != !!entry->offset)
+		guestpv_event(had_one ? "lost" : "found", NULL, cpumask_of(cpu));
+	guestpv_tell(cpu, news, entry->reason);
 
 	mutex_unlock(&guestpv_index.lock);
 }
@@ -248,18 +268,9 @@ static struct guestpv_news guestpv_resample(unsigned int cpu, u8 state, u8 reaso
 
 static void guestpv_change_state(unsigned int cpu, u8 state, u8 reason)
 {
-	if (guestpv_resample(cpu, state, reason).restarted)
-		guestpv_event("restart", guestpv_reason_text(reason), cpumask_of(cpu));
-}
+	struct guestpv_news news = guestpv_resample(cpu, state, reason);
 
-void guestpv_index_offline(unsigned int cpu)
-{
-	mutex_lock(&guestpv_index.lock);
-	if (guestpv_index.entries[cpu].offset)
-		guestpv_change_state(cpu, GUESTPV_STATE_OFFLINE, GUESTPV_REASON_FOUND_LOWER);
-	else
-		guestpv_publish_state(cpu, GUESTPV_STATE_ABSENT);
-	mutex_unlock(&guestpv_index.lock);
+	guestpv_tell(cpu, news, guestpv_index.entries[cpu].reason);
 }
 
 /**
@@ -277,34 +288,49 @@ void guestpv_index_starting(unsigned int cpu, u8 reason)
 	mutex_unlock(&guestpv_index.lock);
 }
 
-/* On the way down, too, where a CPU is in no such state any more. */
-void guestpv_index_starting_failed(unsigned int cpu)
+/* A CPU is on its way down: if that fails, its count may start again. */
+void guestpv_index_leaving(unsigned int cpu)
 {
 	mutex_lock(&guestpv_index.lock);
-	if (guestpv_index.entries[cpu].state == GUESTPV_STATE_STARTING)
-		guestpv_change_state(cpu, GUESTPV_STATE_OFFLINE, GUESTPV_REASON_HOTPLUG);
+	guestpv_index.last[cpu].leaving = true;
+	if (guestpv_index.entries[cpu].offset)
+		guestpv_change_state(cpu, GUESTPV_STATE_STARTING, GUESTPV_REASON_FOUND_LOWER);
 	mutex_unlock(&guestpv_index.lock);
 }
 
 /**
- * guestpv_index_offline_failed() - has a CPU that comes online never gone?
+ * guestpv_index_never_left() - has a CPU that comes online never gone?
  * @cpu: the CPU
  *
  * Then it is entered as online again, with what it had.
  *
  * Return: whether it has not.
  */
-bool guestpv_index_offline_failed(unsigned int cpu)
+bool guestpv_index_never_left(unsigned int cpu)
 {
-	bool failed;
+	struct guestpv_last *last = &guestpv_index.last[cpu];
+	bool never_left;
 
 	mutex_lock(&guestpv_index.lock);
-	failed = guestpv_index.entries[cpu].state == GUESTPV_STATE_OFFLINE;
-	if (failed)
+	never_left = last->leaving;
+	last->leaving = false;
+	if (never_left && guestpv_index.entries[cpu].offset)
 		guestpv_change_state(cpu, GUESTPV_STATE_ONLINE, GUESTPV_REASON_HOTPLUG);
 	mutex_unlock(&guestpv_index.lock);
 
-	return failed;
+	return never_left;
+}
+
+/* A CPU is offline: it went, or it failed on its way up. */
+void guestpv_index_gone(unsigned int cpu)
+{
+	mutex_lock(&guestpv_index.lock);
+	guestpv_index.last[cpu].leaving = false;
+	if (guestpv_index.entries[cpu].offset)
+		guestpv_change_state(cpu, GUESTPV_STATE_OFFLINE, GUESTPV_REASON_HOTPLUG);
+	else
+		guestpv_publish_state(cpu, GUESTPV_STATE_ABSENT);
+	mutex_unlock(&guestpv_index.lock);
 }
 
 /**
@@ -386,8 +412,11 @@ int guestpv_index_seal(void)
 	for_each_possible_cpu(cpu) {
 		entry = &guestpv_index.entries[cpu];
 		if (entry->offset)
-			guestpv_pages_place(entry->ipa, &entry->offset);
+			entry->offset = guestpv_pages_offset(entry->ipa);
+		if (entry->fault)
+			guestpv_warn_refused(cpu);
 	}
+	guestpv_index.sealed = true;
 
 	pr_info("%u stolen-time structures in %u pages\n", found, guestpv_pages_count());
 	return 0;

@@ -14,13 +14,17 @@
 #include "core.h"
 
 static void guestpv_monitor_work(struct work_struct *work);
+static void guestpv_restored_work(struct work_struct *work);
 
 static struct {
 	unsigned int check_ms;
-	struct workqueue_struct *wq; /* NULL: not yet, or no longer; under kernel_param_lock() */
+	bool running; /* under kernel_param_lock(): check_ms comes earlier and goes later */
+	struct workqueue_struct *wq;
+	struct work_struct restored;
 	struct delayed_work work;
 } guestpv_monitor = {
 	.check_ms = 1000,
+	.restored = __WORK_INITIALIZER(guestpv_monitor.restored, guestpv_restored_work),
 	/* Not deferrable: one CPU that is idle would put it off for all. */
 	.work = __DELAYED_WORK_INITIALIZER(guestpv_monitor.work, guestpv_monitor_work, 0),
 };
@@ -40,11 +44,17 @@ static void guestpv_monitor_work(struct work_struct *work)
 	guestpv_monitor_again();
 }
 
+static void guestpv_restored_work(struct work_struct *work)
+{
+	guestpv_index_check(GUESTPV_REASON_RESTORED);
+	guestpv_event("restored", NULL, NULL);
+}
+
 static int guestpv_set_check_ms(const char *val, const struct kernel_param *kp)
 {
 	int err = param_set_uint(val, kp);
 
-	if (err || !guestpv_monitor.wq)
+	if (err || !guestpv_monitor.running)
 		return err;
 
 	cancel_delayed_work_sync(&guestpv_monitor.work);
@@ -62,10 +72,10 @@ __MODULE_PARM_TYPE(check_ms, "uint");
 MODULE_PARM_DESC(check_ms, "how often to look for counts that restarted and revisions that changed without notice; 0: never");
 
 #ifdef GUESTPV_HAVE_VMFORK /* 5.19 and later; see Kbuild */
+/* vmgenid of a device tree calls from its interrupt handler: nothing here may sleep. */
 static int guestpv_vm_forked(struct notifier_block *nb, unsigned long action, void *data)
 {
-	guestpv_index_check(GUESTPV_REASON_RESTORED);
-	guestpv_event("restored", NULL, NULL);
+	queue_work(guestpv_monitor.wq, &guestpv_monitor.restored);
 	return NOTIFY_DONE;
 }
 
@@ -92,21 +102,20 @@ static void guestpv_vmfork_unregister(void)
 
 int guestpv_monitor_init(void)
 {
-	struct workqueue_struct *wq;
 	int err;
 
 	/* Unbound: no CPU is asked for. Freezable: it sleeps when the machine does. */
-	wq = alloc_workqueue("guestpv", WQ_UNBOUND | WQ_FREEZABLE, 0);
-	if (!wq)
+	guestpv_monitor.wq = alloc_workqueue("guestpv", WQ_UNBOUND | WQ_FREEZABLE, 0);
+	if (!guestpv_monitor.wq)
 		return -ENOMEM;
 	err = guestpv_vmfork_register();
 	if (err) {
-		destroy_workqueue(wq);
+		destroy_workqueue(guestpv_monitor.wq);
 		return err;
 	}
 
 	kernel_param_lock(THIS_MODULE);
-	guestpv_monitor.wq = wq;
+	guestpv_monitor.running = true;
 	guestpv_monitor_again();
 	kernel_param_unlock(THIS_MODULE);
 	return 0;
@@ -114,14 +123,11 @@ int guestpv_monitor_init(void)
 
 void guestpv_monitor_exit(void)
 {
-	struct workqueue_struct *wq = guestpv_monitor.wq;
-
-	/* check_ms can be written until the module is gone: from here on that does nothing. */
 	kernel_param_lock(THIS_MODULE);
+	guestpv_monitor.running = false;
 	cancel_delayed_work_sync(&guestpv_monitor.work);
-	guestpv_monitor.wq = NULL;
 	kernel_param_unlock(THIS_MODULE);
 
 	guestpv_vmfork_unregister();
-	destroy_workqueue(wq);
+	destroy_workqueue(guestpv_monitor.wq); /* after what is queued, as by a restore */
 }

@@ -51,7 +51,8 @@ static u8 guestpv_check_address(u64 ipa)
 		return GUESTPV_FAULT_SYSTEM_RAM;
 	/*
 	 * Memory that firmware reserved and told the kernel not to map is a resource,
-	 * too, and a good place for structures. It has a struct page, and no device has.
+	 * too, and a good place for structures. It has a struct page (from 5.14 on),
+	 * and a device has none unless RAM is in the same section.
 	 */
 	if (guestpv_page_is(page, IORESOURCE_MEM) && !pfn_valid(PHYS_PFN(page)))
 		return GUESTPV_FAULT_SHARED_PAGE;
@@ -59,9 +60,17 @@ static u8 guestpv_check_address(u64 ipa)
 	return GUESTPV_FAULT_NONE;
 }
 
-static u32 guestpv_slot_offset(unsigned int nr, u64 ipa)
+/* Where a structure is in the mapping; 0 if its page has no slot. */
+u32 guestpv_pages_offset(u64 ipa)
 {
-	return guestpv_pages.index_bytes + nr * PAGE_SIZE + offset_in_page(ipa);
+	phys_addr_t page = ALIGN_DOWN(ipa, PAGE_SIZE);
+	unsigned int nr;
+
+	for (nr = 0; nr < guestpv_pages.nr_slots; nr++)
+		if (guestpv_pages.slots[nr].phys == page)
+			return guestpv_pages.index_bytes + nr * PAGE_SIZE + offset_in_page(ipa);
+
+	return 0;
 }
 
 /**
@@ -74,19 +83,16 @@ static u32 guestpv_slot_offset(unsigned int nr, u64 ipa)
 u8 guestpv_pages_place(u64 ipa, u32 *offset)
 {
 	struct guestpv_slot slot = { .phys = ALIGN_DOWN(ipa, PAGE_SIZE) };
-	unsigned int nr;
+	unsigned int nr = guestpv_pages.nr_slots;
 	u8 fault;
 
 	fault = guestpv_check_address(ipa);
 	if (fault)
 		return fault;
 
-	for (nr = 0; nr < guestpv_pages.nr_slots; nr++) {
-		if (guestpv_pages.slots[nr].phys == slot.phys) {
-			*offset = guestpv_slot_offset(nr, ipa);
-			return GUESTPV_FAULT_NONE;
-		}
-	}
+	*offset = guestpv_pages_offset(ipa);
+	if (*offset)
+		return GUESTPV_FAULT_NONE;
 
 	if (nr == nr_cpu_ids)
 		return GUESTPV_FAULT_NO_SLOT;
@@ -100,7 +106,7 @@ u8 guestpv_pages_place(u64 ipa, u32 *offset)
 	/* The slot is whole before it counts. Pairs with guestpv_pages_pfn(). */
 	smp_store_release(&guestpv_pages.nr_slots, nr + 1);
 
-	*offset = guestpv_slot_offset(nr, ipa);
+	*offset = guestpv_pages_offset(ipa);
 	return GUESTPV_FAULT_NONE;
 }
 

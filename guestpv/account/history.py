@@ -189,7 +189,7 @@ def _changes_of(before: np.void, now: np.void, step: np.void) -> Iterator[tuple[
             case State.ONLINE:
                 yield "online", "came online"
             case State.OFFLINE | State.ABSENT if before["state"] == State.STARTING:
-                yield "offline", "did not come online"
+                yield "offline", "is offline"  # it went, or it failed to come
             case State.OFFLINE | State.ABSENT:
                 yield "offline", "went offline"
             case State.REFUSED:

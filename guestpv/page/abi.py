@@ -43,7 +43,7 @@ class State(IntEnum):
     REFUSED = 3
     """The CPU is online, but has no structure that can be trusted; its fault says why."""
     STARTING = 4
-    """The CPU is on its way to be online; its count may be starting again, and can't be read."""
+    """The CPU is on its way up or down; its count may be starting again, and can't be read."""
 
 
 class Origin(IntEnum):

@@ -251,7 +251,7 @@ def _no_structure(name: str, cpu: int, state: int, fault: int, entry: np.void) -
         case abi.State.STARTING:
             return StructureError(
                 what,
-                "It is on its way to be online, and its count may be starting again",
+                "It is on its way up or down, and its count may be starting again",
                 "try again",
             )
         case _:

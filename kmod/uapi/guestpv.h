@@ -32,7 +32,9 @@
  * hypervisor's affair, and need not even be backed. A load from there may end
  * in SIGBUS, so never copy the mapping as a whole.
  *
- * poll(2) reports POLLIN and POLLPRI once after each change of the index.
+ * poll(2) reports POLLIN and POLLPRI once the index has changed since the file
+ * was opened or last read: read(2) of four bytes gives header.sequence, made
+ * even, and has poll(2) wait for the next change.
  */
 #ifndef _UAPI_GUESTPV_H
 #define _UAPI_GUESTPV_H
@@ -77,7 +79,7 @@ enum guestpv_conduit {
  *	and holds the last count
  * @GUESTPV_STATE_REFUSED: the CPU is online, but has no structure that can be
  *	trusted; &guestpv_entry.fault says why
- * @GUESTPV_STATE_STARTING: the CPU is on its way to be online, and its count may
+ * @GUESTPV_STATE_STARTING: the CPU is on its way up or down, and its count may
  *	be starting again: it can't be read until the state is another
  */
 enum guestpv_state {
@@ -207,7 +209,8 @@ struct guestpv_header {
  * @revision: the structure's revision when the module last looked
  * @attributes: the structure's attributes when the module last looked
  * @epoch_stolen_ns: the count when the module first saw it in this epoch: what
- *	it has grown by since then was stolen since then
+ *	it has grown by since then was stolen since then. All ones if it saw none
+ *	yet that could be interpreted
  * @reserved: zero
  *
  * The eight returned values are those of the CPU's x0 register, as signed

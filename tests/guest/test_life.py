@@ -82,7 +82,11 @@ def test_a_mapping_made_before_serves_a_cpu_that_came_later(last_cpu, request):
         assert reader.read(cpu).epoch == 1
 
 
-@pytest.mark.parametrize("state", ["hypervisor/arm/pvtime:online", "sched:active"])
+FAILING = ["workqueue:online", "hypervisor/arm/pvtime:online", "sched:active"]
+"""After the kernel has let go of its structure, and asks for it again; before that; and first."""
+
+
+@pytest.mark.parametrize("state", FAILING)
 def test_a_failed_offline_is_no_restart(loaded, last_cpu, fail_at, state):
     cpu = cpu_of(last_cpu)
     with guestpv.open() as reader:
@@ -92,8 +96,8 @@ def test_a_failed_offline_is_no_restart(loaded, last_cpu, fail_at, state):
             write_once(last_cpu, b"0")
         after = reader.snapshot()[cpu]
     assert after["state"] == abi.State.ONLINE
-    if after["stolen_ns"] >= before["stolen_ns"]:  # or the kernel asked for it again
-        assert after["epoch"] == before["epoch"]
+    lower = after["stolen_ns"] < before["stolen_ns"]  # if the kernel asked for it again
+    assert after["epoch"] == before["epoch"] + lower
 
 
 def test_a_cpu_that_fails_on_its_way_up_is_offline_again(loaded, last_cpu, fail_at):
@@ -112,18 +116,22 @@ def test_a_cpu_that_fails_on_its_way_up_is_offline_again(loaded, last_cpu, fail_
         assert reader.snapshot()[cpu]["state"] == abi.State.ONLINE
 
 
-def test_poll_tells_once_of_a_change_of_the_index(loaded, last_cpu):
+def test_poll_tells_of_a_change_of_the_index_until_it_is_read(loaded, last_cpu):
     fd = os.open("/dev/guestpv", os.O_RDONLY)
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN | select.POLLPRI)
         assert poll.poll(0) == []
         last_cpu.write_text("0")
-        assert poll.poll(0) == [(fd, select.POLLIN | select.POLLPRI)]
+        for _ in range(2):
+            assert poll.poll(0) == [(fd, select.POLLIN | select.POLLPRI)]
+        before = int.from_bytes(os.read(fd, 4), "little")
+        assert before % 2 == 0
         assert poll.poll(0) == []
         switch = subprocess.Popen(["sh", "-c", f"sleep 1; echo 1 > {last_cpu}"])
         assert poll.poll(30_000) == [(fd, select.POLLIN | select.POLLPRI)]
         switch.wait()
+        assert int.from_bytes(os.read(fd, 4), "little") > before
     finally:
         os.close(fd)
 

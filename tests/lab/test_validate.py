@@ -374,7 +374,7 @@ for line in sys.stdin:
     only, options = json.loads(line)
     guest = Guest(options=Options(host_account=account, **options))
     findings = {outcome.check.id: outcome.finding for outcome in run(select(only), guest)}
-    guest.close()
+    guest.reader.close()
     print(json.dumps({id: (f.verdict, f.text, f.advice) for id, f in findings.items()}), flush=True)
 """
 

@@ -194,7 +194,7 @@ def test_cpu_on_its_way_is_told_when_it_has_come_or_has_not(watched):
     assert watched.tick() == []
     assert watched.figures(1).stolen_ns is None
     watched.machine.enter(1, state=State.OFFLINE)
-    assert texts(watched.update()) == ["cpu1 did not come online"]
+    assert texts(watched.update()) == ["cpu1 is offline"]
     watched.machine.enter(1, state=State.STARTING)
     watched.machine.online(1)
     assert texts(watched.tick()) == ["cpu1 came online", f"cpu1 {RESTARTED}"]

@@ -298,7 +298,7 @@ def test_cpu_on_its_way_is_not_read(reader: MappedReader, page: Page) -> None:
     """Its structure stands in the index, and its count may be of either epoch."""
     page.change(1, state=State.STARTING)
     for read in (reader.read, reader.stolen_ns, reader.structure):
-        with pytest.raises(guestpv.StructureError, match="on its way to be online") as refused:
+        with pytest.raises(guestpv.StructureError, match="on its way up or down") as refused:
             read(1)
         assert refused.value.fix == "try again"
     row = reader.snapshot()[1]
