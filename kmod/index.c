@@ -160,7 +160,7 @@ static struct guestpv_news guestpv_judge(unsigned int cpu, struct guestpv_entry 
 		news.restarted = reason != GUESTPV_REASON_FIRST_SEEN;
 		entry->epoch++;
 		entry->reason = reason;
-		entry->epoch_stolen_ns = U64_MAX;
+		entry->epoch_stolen_ns = GUESTPV_NO_COUNT;
 		last->counted = false;
 	}
 	last->ipa = entry->ipa;

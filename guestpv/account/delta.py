@@ -4,7 +4,6 @@
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.page.abi import State
 from guestpv.source.reader import Snapshot
 
 DELTA = np.dtype(
@@ -66,10 +65,7 @@ def fill_delta(rows: npt.NDArray[np.void], earlier: Snapshot, later: Snapshot) -
     rows["other_instance"] = ~same_instance
     rows["valid"] = comparable & ~lower
     np.subtract(now, before, out=rows["stolen_ns"], where=rows["valid"])
-    # Of a CPU that is offline the count may be about to start again, before the index says so.
-    np.subtract(
-        before, now, out=rows["backwards_ns"], where=lower & (later["state"] == State.ONLINE)
-    )
+    np.subtract(before, now, out=rows["backwards_ns"], where=lower)
     if not same_epoch.all():
         new_epoch = same_instance & ~same_epoch
         rows["restarted"] = new_epoch & (earlier["epoch"] != 0)  # 0: there was none yet

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from guestpv.cli.columns import objection
 from guestpv.cli.options import JsonOption, SourceOption
-from guestpv.cli.records import instance_record, source_record, write
+from guestpv.cli.records import epoch_stolen_record, instance_record, source_record, write
 from guestpv.cli.source import open_source
 from guestpv.cpulist import listed
 from guestpv.page.abi import CALLS, NOT_CALLED, Conduit, Fault, Origin, Reason, State
@@ -67,17 +67,16 @@ def _cpu_record(cpu: int, entry: np.void, live: bool) -> dict[str, Any]:
         "fault": name_of(Fault, entry["fault"]),
         "epoch": int(entry["epoch"]),
         "reason": name_of(Reason, entry["reason"]),
-        "epoch_stolen_ns": int(entry["epoch_stolen_ns"]) if entry["epoch"] else None,
+        "epoch_stolen_ns": epoch_stolen_record(entry),
         "ipa": int(entry["ipa"]),
         "revision": int(entry["revision"]),
         "attributes": int(entry["attributes"]),
         "unknown_since_s": since_s(entry) if live else None,
         "st_call": int(entry["st_call"]) or None,
     }
-    asked = entry["state"] != State.ABSENT
     for field in CALLS:
         returned = int(entry[field])
-        record[field] = returned if asked and returned != NOT_CALLED else None
+        record[field] = returned if returned != NOT_CALLED else None
     return record
 
 
@@ -105,7 +104,7 @@ def _discovery(reader: Reader) -> Iterator[tuple[str, str]]:
     if not isinstance(reader, MappedReader):
         return
     entries = reader.entries.copy()
-    asked = np.flatnonzero(entries["state"] != State.ABSENT)
+    asked = np.flatnonzero(entries["arch_features"] != NOT_CALLED)
     conduit = name_of(Conduit, reader.header["conduit"]).upper()
     yield "SMCCC", f"version {_smccc_version(reader.header)}, by {conduit}"
     for field, call in CALLS.items():

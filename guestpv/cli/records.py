@@ -17,7 +17,7 @@ guestpv.read/1, one object:
     cpus            of each: cpu, state (absent, online, offline, refused, starting), origin (none,
                     adopted, claimed), fault, valid, epoch, reason (why the epoch began: none,
                     first_seen, hotplug, found_lower, restored, relearned), epoch_stolen_ns (the
-                    count when the module first saw it in this epoch; null where there are none),
+                    count when the module first saw it in this epoch; null where it saw none),
                     revision, attributes, stolen_ns, and procstat_steal_ns, which is what the kernel
                     counted
     total           stolen_ns, procstat_steal_ns: the sums; CPUs that have null are left out
@@ -25,11 +25,10 @@ guestpv.read/1, one object:
 guestpv.info/1, one object; null for what is not there, or was not called:
     source, smccc_version (as in "1.1"), conduit (none, smc, hvc)
     cpus            of each: cpu, state, origin, fault, epoch, reason, epoch_stolen_ns, ipa,
-                    st_call; revision and
-                    attributes as the module last saw them, unknown_since_s (Unix time, if one is
-                    not 0); and what the calls returned, as signed numbers: arch_features,
-                    features_self, features_st, features_st_draft, features_undefined,
-                    features_st_smc32, features_smc32, st_return
+                    st_call; revision and attributes as the module last saw them,
+                    unknown_since_s (Unix time, if one is not 0); and what the calls returned, as
+                    signed numbers: arch_features, features_self, features_st, features_st_draft,
+                    features_undefined, features_st_smc32, features_smc32, st_return
 
 guestpv.load/1, guestpv.unload/1, one object:
     changed         whether anything was to be done; load has also module, built, adopt_offset
@@ -84,7 +83,7 @@ import numpy as np
 
 from guestpv.account.history import Change, History, Rows
 from guestpv.cli.view import View
-from guestpv.page.abi import Fault, Origin, Reason, State
+from guestpv.page.abi import NO_COUNT, Fault, Origin, Reason, State
 from guestpv.page.names import name_of
 from guestpv.source.reader import Source
 
@@ -123,6 +122,12 @@ def source_record(source: Source) -> dict[str, Any]:
     }
 
 
+def epoch_stolen_record(row: np.void) -> int | None:
+    """Of a row of a snapshot, or an entry of the index."""
+    first = int(row["epoch_stolen_ns"])
+    return first if row["epoch"] and first != NO_COUNT else None
+
+
 def cpu_record(row: np.void) -> dict[str, Any]:
     valid = bool(row["valid"])
     return {
@@ -133,7 +138,7 @@ def cpu_record(row: np.void) -> dict[str, Any]:
         "valid": valid,
         "epoch": int(row["epoch"]),
         "reason": name_of(Reason, row["reason"]),
-        "epoch_stolen_ns": int(row["epoch_stolen_ns"]) if row["epoch"] else None,
+        "epoch_stolen_ns": epoch_stolen_record(row),
         "revision": int(row["revision"]),
         "attributes": int(row["attributes"]),
         "stolen_ns": int(row["stolen_ns"]) if valid else None,

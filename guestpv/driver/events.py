@@ -29,7 +29,7 @@ class CountEvent:
 
     *what* is ``restart`` (a new epoch, for a *reason*), ``found`` or ``lost`` (the structure),
     ``revision`` (the structure has another revision or attributes than before), or ``restored``
-    (the VM was, or it was cloned; its *cpus* are those whose count was lower after it).
+    (the VM was, or it was cloned; counts that were lower after it have a ``restart``).
     """
 
     what: str

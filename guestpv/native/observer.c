@@ -192,7 +192,7 @@ static enum outcome sample_other(struct observer *observer, struct pages *pages)
 	if (outcome != OK)
 		return outcome;
 	if (!now.online) {
-		/* It restarts before that is known as an epoch, but not while it is online. */
+		/* Only while it is online can its own thread be looking, too. */
 		last->present = false;
 	} else if (now.present && !now.word) {
 		sum->other_looks++;

@@ -45,7 +45,7 @@ struct sample {
 	uint64_t stolen_ns;
 	uint32_t epoch;
 	bool present; /* if not, there is no structure */
-	bool online; /* if not, the count is the last one, and may be about to start again */
+	bool online; /* if not, the count is the last one */
 };
 
 /* Half a cache line, since a snapshot goes through all of them */

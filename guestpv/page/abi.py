@@ -16,6 +16,9 @@ PV_TIME_FEATURES_SMC32 = 0x85000020
 PV_TIME_ST_SMC32 = 0x85000021
 """This and the two before it must be refused."""
 
+NO_COUNT = 2**64 - 1
+"""In place of the first count of an epoch: none was seen that can be interpreted."""
+
 NOT_CALLED = -(2**63)
 """In place of a return value: the call was not made."""
 

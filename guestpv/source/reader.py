@@ -45,7 +45,7 @@ SNAPSHOT = np.dtype(
 ``reason``                a `guestpv.page.abi.Reason`: why the epoch began
 ``revision, attributes``  the structure's own; if one is not 0, the row is not valid
 ``stolen_ns``             raw stolen time in nanoseconds; 0 where the row is not valid
-``epoch_stolen_ns``       the count when the module first saw it in this epoch
+``epoch_stolen_ns``       the count when the module first saw it in this epoch; all ones: not yet
 ``instance``              of which load of the module this is, the same in all rows: only within one
                           instance are epochs, and counts, to be compared; for procfs, of which boot
 ``monotonic_ns``          `time.monotonic_ns` just before the first count was read; the same in all

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from guestpv.errors import NoSourceError
 from guestpv.latency.observation import OBSERVATION, Observations, observe
-from guestpv.page.abi import Origin, State
+from guestpv.page.abi import NOT_CALLED, Origin, State
 from guestpv.source.mapped import DEVICE, MappedReader
 from guestpv.source.reader import Snapshot
 from guestpv.validate.disruption import (
@@ -110,8 +110,8 @@ class Guest:
 
     @cached_property
     def asked(self) -> list[int]:
-        """The CPUs whose hypervisor was asked: those that were online."""
-        return np.flatnonzero(self.entries["state"] != State.ABSENT).tolist()
+        """The CPUs whose hypervisor was asked: those that were online once."""
+        return np.flatnonzero(self.entries["arch_features"] != NOT_CALLED).tolist()
 
     @property
     def adopted(self) -> bool:

@@ -55,6 +55,9 @@
 #define GUESTPV_PV_TIME_FEATURES_SMC32	0x85000020U
 #define GUESTPV_PV_TIME_ST_SMC32	0x85000021U
 
+/* In place of the first count of an epoch: none was seen that can be interpreted */
+#define GUESTPV_NO_COUNT	(~0ULL)
+
 /* In place of a return value: the call was not made. No call returns this. */
 #define GUESTPV_NOT_CALLED	(-0x7fffffffffffffffLL - 1)
 
@@ -209,8 +212,7 @@ struct guestpv_header {
  * @revision: the structure's revision when the module last looked
  * @attributes: the structure's attributes when the module last looked
  * @epoch_stolen_ns: the count when the module first saw it in this epoch: what
- *	it has grown by since then was stolen since then. All ones if it saw none
- *	yet that could be interpreted
+ *	it has grown by since then was stolen since then; or GUESTPV_NO_COUNT
  * @reserved: zero
  *
  * The eight returned values are those of the CPU's x0 register, as signed

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import guestpv as package
 from guestpv.cli import app
 from guestpv.cli.records import write
-from guestpv.page.abi import PV_TIME_ST, Fault, Origin, Reason
+from guestpv.page.abi import NO_COUNT, NOT_CALLED, PV_TIME_ST, Fault, Origin, Reason, State
 
 SECOND = 1_000_000_000
 NO_DEVICE = not Path("/dev/guestpv").exists()
@@ -402,3 +402,20 @@ guestpv.cli.main()
         assert done.returncode == 1
         assert "out of luck" in done.stderr
         assert ("Traceback" in done.stderr) == bool(debug)
+
+
+def test_what_a_cpu_was_answered_is_shown_when_it_is_gone(guestpv, machine):
+    """Refused, and then offline: it is as absent as one that was never asked, and was asked."""
+    machine.enter(1, state=State.ABSENT, offset=0, st_return=-1)
+    machine.enter(2, state=State.ABSENT, offset=0, arch_features=NOT_CALLED)
+    cpus = json.loads(guestpv("info", "--source", machine.path, "--json").stdout)["cpus"]
+    assert [cpu["st_return"] for cpu in cpus] == [None, -1, None, None]
+    assert [cpu["arch_features"] for cpu in cpus] == [0, 0, None, 0]
+
+
+def test_a_first_count_that_was_not_seen_is_not_shown(guestpv, machine):
+    machine.revise(1, 1)
+    machine.enter(1, epoch_stolen_ns=NO_COUNT)
+    for command in "read", "info":
+        cpus = json.loads(guestpv(command, "--source", machine.path, "--json").stdout)["cpus"]
+        assert [cpu["epoch_stolen_ns"] for cpu in cpus] == [0, None, 0, 0]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import guestpv
-from guestpv.page.abi import State
+from guestpv.page.abi import NO_COUNT, State
 
 SECOND = 1_000_000_000
 NOW_NS, LATER_NS = 5 * SECOND, 7 * SECOND
@@ -75,11 +75,14 @@ def test_a_first_epoch_is_no_restart():
     assert said(absent, row(900, epoch_stolen_ns=600)) == (set(), 300, 0)
 
 
-def test_the_count_of_a_cpu_on_its_way_is_no_decrease():
-    """It may start again before the index says so, with the epoch that follows."""
-    assert said(row(700), row(0, state=State.OFFLINE)) == (set(), 0, 0)
-    back = row(5, epoch=2)
-    assert said(row(0, state=State.OFFLINE), back) == ({"restarted"}, 5, 0)
+def test_an_epoch_of_which_no_count_was_seen_yet_vouches_for_nothing():
+    assert said(row(5), row(900, epoch=2, epoch_stolen_ns=NO_COUNT)) == ({"restarted"}, 0, 0)
+
+
+def test_a_decrease_while_a_cpu_is_offline_is_one():
+    """On its way up or down it can't be read: who reads it as offline reads its last count."""
+    offline = row(300, state=State.OFFLINE)
+    assert said(row(700, state=State.OFFLINE), offline) == (set(), 0, 400)
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.ABSENT, State.REFUSED, State.ONLINE])

@@ -130,6 +130,7 @@ def test_hotplug_that_is_seen_halfway_is_one_restart(watched):
     """The kernel's callback restarts the count, and the module's begins the new epoch."""
     watched.machine.offline(1)
     watched.tick()
+    watched.machine.enter(1, state=State.STARTING)
     watched.machine.structures["stolen_time"][1] = 0
     assert watched.tick() == []
     watched.machine.online(1)
