@@ -35,6 +35,9 @@ before; if the CPU had no count then, ``stolen_ns`` and ``backwards_ns`` are sin
 
 While ``unknown_ns`` stays the same, ``total_ns`` grows by exactly what is stolen (the row is
 ``valid``). A CPU that is absent before and after is offline, and nothing is stolen from it.
+
+A count that went down in its epoch may have been shown too low, and go up again to where it was. So
+what it grows by counts only from there on, and until then the rows are not ``valid``.
 """
 
 Rows = npt.NDArray[np.void]
@@ -76,6 +79,8 @@ class Totals:
         self._total_ns = np.zeros(len(first), np.uint64)
         self._restarts = np.zeros(len(first), np.uint64)
         self._unknown_ns = np.zeros(len(first), np.uint64)
+        self._behind_ns = np.zeros(len(first), np.uint64)
+        """By how much the count is lower than it was before, in its epoch."""
         self._last = first.copy()
         self._counted = self._last
         """Per CPU, the last row that had a count; before there is one, the first of all."""
@@ -98,6 +103,7 @@ class Totals:
         if (now["monotonic_ns"] < before["monotonic_ns"]).any():
             raise ValueError("the snapshot was taken before the last one")
         rows["interval_ns"] = now["monotonic_ns"] - before["monotonic_ns"]
+        self._leave_out_regained(rows, now)
         rows["valid"] &= before["valid"]
         rows["valid"] |= (before["state"] == State.ABSENT) & (now["state"] == State.ABSENT)
         self._total_ns += np.minimum(rows["stolen_ns"], _MOST_NS - self._total_ns)
@@ -113,6 +119,21 @@ class Totals:
         self.rows, self._last = rows, now
         self._counted = now if now["valid"].all() else np.where(now["valid"], now, self._counted)
         return rows
+
+    def _leave_out_regained(self, rows: Rows, now: Snapshot) -> None:
+        """Take out of *rows* by what a count only came back to where it was in its epoch."""
+        if rows["valid"].all() and not self._behind_ns.any():
+            return  # as nearly always
+        last = self._counted
+        same = (last["instance"] == now["instance"]) & (last["epoch"] == now["epoch"])
+        lower = same & last["valid"] & now["valid"] & (now["stolen_ns"] < last["stolen_ns"])
+        behind_ns = np.where(same | ~now["valid"], self._behind_ns, np.uint64(0))
+        rows["valid"] &= behind_ns == 0
+        regained_ns = np.minimum(rows["stolen_ns"], behind_ns)
+        rows["stolen_ns"] -= regained_ns
+        behind_ns -= regained_ns
+        fallen_ns = last["stolen_ns"] - now["stolen_ns"]
+        self._behind_ns = np.where(lower, behind_ns + fallen_ns, behind_ns)
 
     def total(self, cpu: SupportsIndex | None = None) -> int:
         """Nanoseconds stolen from a CPU since the beginning, or from all, at least; exact.
@@ -139,10 +160,13 @@ class Totals:
             "cpus": [
                 {
                     **{field: int(row[field]) for field in fields},
+                    "behind_ns": int(behind_ns),
                     "last": _saved(last),
                     "counted": _saved(counted),
                 }
-                for row, last, counted in zip(self.rows, self._last, self._counted, strict=True)
+                for row, behind_ns, last, counted in zip(
+                    self.rows, self._behind_ns, self._last, self._counted, strict=True
+                )
             ],
         }
 
@@ -167,6 +191,7 @@ class Totals:
                     totals._total_ns[row] = record["total_ns"]
                     totals._restarts[row] = record["restarts"]
                     totals._unknown_ns[row] = record["unknown_ns"]
+                    totals._behind_ns[row] = record["behind_ns"]
                     _restore(totals._last[row], record["last"], same_boot)
                     _restore(totals._counted[row], record["counted"], same_boot)
         except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -81,6 +81,16 @@ def test_a_count_that_could_not_be_read_for_a_while_is_caught_up_with(totals, ma
     assert not second["valid"][0]
 
 
+class Source:
+    """Of which each snapshot is the same."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def snapshot(self):
+        return self.rows.copy()
+
+
 def procstat(steal_ticks, monotonic_ns):
     """What procfs gives of one CPU; None where it is offline."""
     rows = np.zeros(1, guestpv.SNAPSHOT)
@@ -98,7 +108,45 @@ def test_on_procfs_a_decrease_shows_when_the_cpu_is_back():
     assert (row["backwards_ns"], row["total_ns"]) == (230_000_000, 0)
     assert row["unknown_ns"] == 2 * SECOND  # when it went, and when it came
     (row,) = totals.update(procstat(313, 5 * SECOND))
-    assert (row["backwards_ns"], row["total_ns"], bool(row["valid"])) == (0, 10**7, True)
+    assert (row["backwards_ns"], row["total_ns"], bool(row["valid"])) == (0, 0, False)
+
+
+@pytest.mark.parametrize("saved_between", [False, True])
+def test_what_a_count_only_regains_is_not_counted_again(saved_between):
+    """A /proc/stat that is too low at times: nobody stole the same 230 ms twice."""
+    totals = guestpv.Totals(None, procstat(335, 0))
+    story = [
+        (312, 0, 230, False),
+        (335, 0, 0, False),
+        (312, 0, 230, False),
+        (320, 0, 0, False),
+        (310, 0, 100, False),
+        (None, 0, 0, False),
+        (330, 0, 0, False),
+        (336, 10, 0, False),
+        (338, 30, 0, True),
+    ]
+    for second, (ticks, total_ms, backwards_ms, valid) in enumerate(story, 1):
+        now = procstat(ticks, second * SECOND)
+        if saved_between:
+            totals = guestpv.Totals.restore(Source(now), json.loads(json.dumps(totals.save())))
+        else:
+            totals.update(now)
+        (row,) = totals.rows
+        assert row["total_ns"] == total_ms * 10**6
+        assert (row["backwards_ns"], bool(row["valid"])) == (backwards_ms * 10**6, valid)
+    assert row["unknown_ns"] == 8 * SECOND
+
+
+def test_a_count_that_is_behind_counts_at_once_in_another_epoch(totals, machine):
+    machine.take_back(0, SECOND // 2)
+    totals.update()
+    machine.restart(0)
+    machine.steal(0, 7)
+    assert totals.update()["total_ns"][0] == 7
+    machine.steal(0, 5)
+    rows = totals.update()
+    assert (rows["total_ns"][0], bool(rows["valid"][0])) == (12, True)
 
 
 def test_a_source_that_vanishes_takes_nothing_with_it(totals, machine, tmp_path):
@@ -217,6 +265,7 @@ def test_what_nobody_saved_is_refused(machine, saved):
 def test_saved_numbers_that_cannot_be_are_refused(totals, machine, value):
     for change in (
         lambda saved: saved["cpus"][1].update(total_ns=value),
+        lambda saved: saved["cpus"][1].update(behind_ns=value),
         lambda saved: saved["cpus"][1]["counted"].update(stolen_ns=value),
         lambda saved: saved["cpus"][1]["last"].update(monotonic_ns=value),
     ):
