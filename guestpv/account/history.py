@@ -118,7 +118,8 @@ class History:
         self.known = exact & (now["state"] == State.ONLINE)
         grown_ns = np.minimum(grown_ns, np.uint64(_MOST_NS))
         self.stolen_ns = np.where(self.known, grown_ns, 0).astype(np.int64)
-        self.percent = np.where(self.known, self.stolen_ns * 100.0 / self.interval_ns, np.nan)
+        whole_ns = self.interval_ns or np.nan  # two snapshots may be of the same nanosecond
+        self.percent = np.where(self.known, self.stolen_ns * 100.0 / whole_ns, np.nan)
         self._remember()
         self.kernel.tick(account, self.stolen_ns, ~exact)
         changes += _backwards(now, self.kernel.backwards_ns)

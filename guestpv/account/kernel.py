@@ -48,8 +48,8 @@ class KernelAccount:
         self._last = first
         self._backwards = Backwards(first)
         # Since the comparison began, which is afresh after an interval that can't be compared:
-        self._kernel_sum = np.zeros(n, np.int64)
-        self._stolen_sum = np.zeros(n, np.int64)
+        self._kernel_sum = np.zeros(n)  # floats don't wrap, whatever stood on a page
+        self._stolen_sum = np.zeros(n)
         self._first_slack_ns = first["slack_ns"]
 
     def tick(
@@ -78,7 +78,8 @@ class KernelAccount:
     def differs(self) -> npt.NDArray[np.bool_]:
         """Whether the two sums are further apart than ticks and late accounting explain."""
         apart = np.abs(self._kernel_sum - self._stolen_sum)
-        apart -= self._first_slack_ns + self._last["slack_ns"]
+        apart -= self._first_slack_ns
+        apart -= self._last["slack_ns"]
         tolerance = np.maximum(_TOLERANCE_NS, _TOLERANCE * self._stolen_sum)
         differs: npt.NDArray[np.bool_] = apart > tolerance
         return differs

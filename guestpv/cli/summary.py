@@ -20,9 +20,9 @@ def summary(history: History, rows: Rows) -> dict[str, str]:
 
 def _now(history: History, rows: Rows) -> str:
     figures = history.figures(rows)
-    if figures.stolen_percent is None:
+    if figures.interval_stolen_ns is None or not history.interval_ns:
         return "measuring"
-    stolen = history.stolen_ns[rows].sum() / history.interval_ns
+    stolen = figures.interval_stolen_ns / history.interval_ns
     known = int(np.count_nonzero(history.known[rows]))
     text = f"{stolen:.2f} CPU-s/s stolen, {figures.stolen_percent:.1f} % of {_vcpus(known)}"
     demand = figures.demand_stolen_percent
@@ -33,15 +33,16 @@ def _now(history: History, rows: Rows) -> str:
 
 def _where(history: History, rows: Rows) -> str:
     """One vCPU: a neighbour on its physical CPU. All alike: the host is too full, or paused it."""
-    stolen = history.stolen_ns[rows]
-    total = int(stolen.sum())
+    stolen = history.stolen_ns[rows].tolist()  # NumPy's sum would end at 63 bits
+    total = sum(stolen)
     if not total:
         return "nothing is stolen" if history.intervals else "-"
-    most = [row for row in np.argsort(-stolen, kind="stable")[:_NAMED] if stolen[row]]
+    by_most = sorted(range(len(stolen)), key=lambda row: -stolen[row])
+    most = [row for row in by_most[:_NAMED] if stolen[row]]
     shares = [
         f"cpu{history.rows['cpu'][rows[row]]} {100 * stolen[row] / total:.0f} %" for row in most
     ]
-    if rest := total - int(stolen[most].sum()):
+    if rest := total - sum(stolen[row] for row in most):
         shares.append(f"the other {_vcpus(len(rows) - len(most))} {100 * rest / total:.0f} %")
     return ", ".join(shares)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import guestpv
 from guestpv.account.history import History
+from guestpv.cli.summary import summary
 from guestpv.page.abi import Fault, Reason, State
 from guestpv.source.procfs import ProcfsReader
 from guestpv.source.procstat import ACCOUNT, TICK_NS, accounts, no_accounts
@@ -81,6 +82,30 @@ def test_nothing_is_said_before_an_interval_is_over(watched):
     assert figures.stolen_ns == 10 * SECOND
     assert figures.stolen_percent is None
     assert figures.worst_percent is None
+
+
+def test_an_interval_of_no_time_has_no_percentage(watched):
+    watched.machine.steal(0, 5)
+    with np.errstate(all="raise"):
+        watched.tick(0)
+    assert watched.figures().interval_stolen_ns == 5
+    assert watched.figures().stolen_percent is None
+    assert watched.figures().worst_percent is None
+    assert summary(watched.history, ALL)["now"] == "measuring"
+
+
+def test_the_headline_is_exact_of_counts_that_cannot_be(watched):
+    """Together they are beyond 63 bits."""
+    with np.errstate(all="raise"):
+        watched.machine.steal(0, 2**64 - 11 * SECOND)
+        watched.machine.steal(1, 2**63 - 1)
+        watched.machine.steal(2, 5)
+        watched.tick()
+        said = summary(watched.history, ALL)
+    assert said["now"].startswith("18446744073.71 CPU-s/s stolen, 461168601842.7 % of 4 vCPUs")
+    assert said["where"] == "cpu0 50 %, cpu1 50 %, cpu2 0 %"
+    watched.tick()
+    assert summary(watched.history, ALL)["where"] == "nothing is stolen"
 
 
 def test_late_account_may_exceed_the_interval(watched):

@@ -53,3 +53,16 @@ def test_what_was_stolen_while_the_two_were_read(
     for apart_ns, expected in (allowed_ns - 70_000_000, False), (allowed_ns + 80_000_000, True):
         kernel_ns = stolen_ns + sign * apart_ns
         assert differs(kernel_ns, stolen_ns, first_slack_ns, slack_ns) == expected
+
+
+def test_counts_that_cannot_be_do_not_wrap() -> None:
+    """Sums over several intervals, of a page or a hypervisor that says nonsense."""
+    most_ns = 2**63 - 1
+    accounts = [no_accounts((0,)) for _ in range(4)]
+    for account in accounts:
+        account["present"] = account["steal_known"] = True
+    compared = KernelAccount(accounts[0])
+    for account in accounts[1:]:
+        compared.tick(account, np.array([most_ns]), np.array([False]))
+        assert compared.differs[0]  # the kernel saw nothing of it
+    assert not differs(0, most_ns, first_slack_ns=most_ns, slack_ns=most_ns)
