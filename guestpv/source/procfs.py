@@ -2,16 +2,19 @@
 """/proc/stat as the source, where there is no PV-time: the kernel's figure, in its ticks."""
 
 import errno
+import re
 import time
+import zlib
 from collections.abc import Sequence
 from operator import index
 from pathlib import Path
 from typing import SupportsIndex
+from uuid import UUID
 
 import numpy as np
 
 from guestpv.cpulist import CpuList, listed
-from guestpv.errors import NoSourceError, NoSuchCpuError, StructureError
+from guestpv.errors import FormatError, NoSourceError, NoSuchCpuError, StructureError
 from guestpv.page.abi import State
 from guestpv.source.procstat import TICK_NS, Accounts, parse
 from guestpv.source.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
@@ -31,10 +34,10 @@ class ProcfsReader(Reader):
     """
 
     def __init__(self, path: str = "/proc/stat", possible: str = POSSIBLE) -> None:
-        """Raises NoSourceError if the kernel does not show its account here."""
-        ranges = CpuList.parse(_content(possible).decode()).ranges
-        self._cpus = tuple(cpu for cpus in ranges for cpu in cpus)
-        self._instance = int(boot_id()[:8], 16) | 1 << 32  # never 0
+        """Raises NoSourceError if the kernel does not show its account here, FormatError if what
+        it shows is not as a kernel writes it."""
+        self._cpus = _possible_cpus(possible)
+        self._instance = zlib.crc32(boot_id().encode()) | 1 << 32  # never 0
         self._path = path
         _content(path)
         self._closed = False
@@ -106,9 +109,35 @@ class ProcfsReader(Reader):
             raise ValueError("the reader is closed")
 
 
-def boot_id() -> str:
-    """A random UUID of this boot. Raises NoSourceError if the kernel does not show it here."""
-    return _content(BOOT_ID).decode().strip()
+def boot_id(path: str = BOOT_ID, stat: str = "/proc/stat") -> str:
+    """What is of this boot alone: its random UUID or, where that is not shown, when it was.
+
+    Raises NoSourceError if the kernel shows neither here, FormatError if it is not as it writes it.
+    """
+    try:
+        uuid = _content(path)
+    except NoSourceError:  # as in some sandboxes
+        btime = re.search(rb"^btime (\d+)$", _content(stat), re.MULTILINE)
+        if not btime:
+            raise
+        return f"btime {int(btime[1])}"
+    try:
+        return str(UUID(uuid.decode().strip()))
+    except ValueError as error:
+        raise _malformed(path, "a UUID", error) from error
+
+
+def _possible_cpus(path: str) -> tuple[int, ...]:
+    try:
+        ranges = CpuList.parse(_content(path).decode()).ranges
+    except ValueError as error:
+        raise _malformed(path, "a list of CPUs, as 0-3", error) from error
+    return tuple(cpu for cpus in ranges for cpu in cpus)
+
+
+def _malformed(path: str, wanted: str, error: ValueError) -> FormatError:
+    why = f"It should hold {wanted} ({error})"
+    return FormatError(f"{path}: not understood", why, "see what is mounted there")
 
 
 def _content(path: str) -> bytes:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import guestpv
 from guestpv.page.abi import State
-from guestpv.source.procfs import ProcfsReader
+from guestpv.source.procfs import ProcfsReader, boot_id
 from guestpv.source.procstat import TICK_NS
 
 
@@ -95,3 +95,31 @@ def test_possible_cpus_with_holes_are_named_as_they_are(tmp_path):
     with reader(tmp_path, {0: 5}, "0-1,4") as procfs, pytest.raises(guestpv.NoSuchCpuError) as no:
         procfs.read(2)
     assert "0-1,4" in str(no.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"0-3,,5", b"3-0", b"0-x", b"\xff\xfe"])
+def test_possible_cpus_that_no_kernel_writes_are_refused(tmp_path, content):
+    (tmp_path / "stat").touch()
+    (tmp_path / "possible").write_bytes(content)
+    with pytest.raises(guestpv.FormatError, match="possible: not understood"):
+        ProcfsReader(str(tmp_path / "stat"), str(tmp_path / "possible"))
+
+
+@pytest.mark.parametrize("content", [b"", b"xx\n", b"\xff\xfe", b"0" * 31])
+def test_a_boot_id_that_no_kernel_writes_is_refused(tmp_path, content):
+    (tmp_path / "boot_id").write_bytes(content)
+    with pytest.raises(guestpv.FormatError, match="boot_id: not understood"):
+        boot_id(str(tmp_path / "boot_id"))
+
+
+def test_where_there_is_no_boot_id_the_time_of_the_boot_tells_boots_apart(tmp_path):
+    missing, stat = str(tmp_path / "boot_id"), tmp_path / "stat"
+    ids = set()
+    for btime in 1_764_000_000, 1_764_000_001:
+        stat.write_text(f"cpu  1 2 3 4\nctxt 5\nbtime {btime}\nprocesses 6\n")
+        ids.add(boot_id(missing, str(stat)))
+        assert boot_id(missing, str(stat)) in ids
+    assert len(ids) == 2
+    stat.write_text("cpu  1 2 3 4\n")
+    with pytest.raises(guestpv.NoSourceError, match="boot_id: not read"):
+        boot_id(missing, str(stat))
