@@ -42,8 +42,13 @@ what it grows by counts only from there on, and until then the rows are not ``va
 
 Rows = npt.NDArray[np.void]
 
-_MOST_NS = np.uint64(np.iinfo(np.uint64).max)
+_MOST = np.uint64(np.iinfo(np.uint64).max)
 _VERSION = 1
+
+
+def _add(total: npt.NDArray[np.uint64], more: npt.NDArray[np.uint64]) -> None:
+    """At the end of 64 bits it stays."""
+    total += np.minimum(more, _MOST - total)
 
 
 class Totals:
@@ -106,12 +111,13 @@ class Totals:
         self._leave_out_regained(rows, now)
         rows["valid"] &= before["valid"]
         rows["valid"] |= (before["state"] == State.ABSENT) & (now["state"] == State.ABSENT)
-        self._total_ns += np.minimum(rows["stolen_ns"], _MOST_NS - self._total_ns)
-        self._unknown_ns += np.where(rows["valid"], np.uint64(0), rows["interval_ns"])
+        _add(self._total_ns, rows["stolen_ns"])
+        _add(self._unknown_ns, np.where(rows["valid"], np.uint64(0), rows["interval_ns"]))
         rows["restarted"] &= now["valid"]  # if not, it is counted when there is a count again
         if rows["restarted"].any():
             epochs = now["epoch"].astype(np.int64) - self._counted["epoch"]
-            self._restarts += np.where(rows["restarted"], epochs.clip(1), 0).astype(np.uint64)
+            times = np.where(rows["restarted"], epochs.clip(1), 0)
+            _add(self._restarts, times.astype(np.uint64))
         rows["total_ns"] = self._total_ns
         rows["unknown_ns"] = self._unknown_ns
         rows["restarts"] = self._restarts
@@ -183,15 +189,15 @@ class Totals:
         totals = cls(reader, first)
         totals._counted = first.copy()
         try:
-            if saved["version"] != _VERSION:
+            if _integer(saved["version"]) != _VERSION:
                 raise ValueError(f"version {saved['version']} is not {_VERSION}")
             same_boot = saved["boot_id"] == boot_id()
             for record in saved["cpus"]:
-                for row in np.flatnonzero(first["cpu"] == record["cpu"]):
-                    totals._total_ns[row] = record["total_ns"]
-                    totals._restarts[row] = record["restarts"]
-                    totals._unknown_ns[row] = record["unknown_ns"]
-                    totals._behind_ns[row] = record["behind_ns"]
+                for row in np.flatnonzero(first["cpu"] == _integer(record["cpu"])):
+                    totals._total_ns[row] = _integer(record["total_ns"])
+                    totals._restarts[row] = _integer(record["restarts"])
+                    totals._unknown_ns[row] = _integer(record["unknown_ns"])
+                    totals._behind_ns[row] = _integer(record["behind_ns"])
                     _restore(totals._last[row], record["last"], same_boot)
                     _restore(totals._counted[row], record["counted"], same_boot)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -204,15 +210,25 @@ class Totals:
         return totals
 
 
-_SAVED = ("state", "valid", "instance", "epoch", "stolen_ns", "monotonic_ns")
+_NUMBERS = ("state", "instance", "epoch", "stolen_ns", "monotonic_ns")
 
 
 def _saved(row: np.void) -> dict[str, Any]:
-    return {field: row[field].item() for field in _SAVED}
+    return {field: row[field].item() for field in (*_NUMBERS, "valid")}
 
 
 def _restore(row: np.void, record: Mapping[str, Any], same_boot: bool) -> None:
     now_ns = int(row["monotonic_ns"])
-    for field in _SAVED:
-        row[field] = record[field]
+    for field in _NUMBERS:
+        row[field] = _integer(record[field], row.dtype[field])
+    if not isinstance(record["valid"], bool):
+        raise TypeError(f"valid is {record['valid']!r}")
+    row["valid"] = record["valid"]
     row["monotonic_ns"] = min(record["monotonic_ns"], now_ns) if same_boot else 0
+
+
+def _integer(value: Any, dtype: npt.DTypeLike = np.uint64) -> int:
+    """NumPy alone would take "12", 1.5 and True, too."""
+    if isinstance(value, bool) or not 0 <= index(value) <= np.iinfo(np.dtype(dtype)).max:
+        raise ValueError(f"{value!r} can't be")
+    return index(value)

@@ -261,15 +261,36 @@ def test_what_nobody_saved_is_refused(machine, saved):
         guestpv.Totals.restore(reader, saved)
 
 
-@pytest.mark.parametrize("value", [-1, 2**64, "many", None])
+@pytest.mark.parametrize("value", [-1, 2**64, "many", "12", 1.0, 1.5, float("nan"), True, None])
 def test_saved_numbers_that_cannot_be_are_refused(totals, machine, value):
     for change in (
         lambda saved: saved["cpus"][1].update(total_ns=value),
         lambda saved: saved["cpus"][1].update(behind_ns=value),
+        lambda saved: saved["cpus"][1].update(restarts=value),
+        lambda saved: saved["cpus"][1].update(unknown_ns=value),
+        lambda saved: saved["cpus"][1].update(cpu=value),
         lambda saved: saved["cpus"][1]["counted"].update(stolen_ns=value),
+        lambda saved: saved["cpus"][1]["counted"].update(epoch=value),
         lambda saved: saved["cpus"][1]["last"].update(monotonic_ns=value),
     ):
         saved = totals.save()
         change(saved)
         with pytest.raises(guestpv.FormatError):
             guestpv.Totals.restore(totals.reader, saved)
+
+
+@pytest.mark.parametrize("field", ["valid", "state", "epoch"])
+def test_a_saved_row_is_of_the_types_that_were_saved(totals, field):
+    """Not a word for yes, and no number that would be another one in its field."""
+    saved = totals.save()
+    saved["cpus"][1]["last"][field] = {"valid": "x", "state": 2**8, "epoch": 2**32}[field]
+    with pytest.raises(guestpv.FormatError):
+        guestpv.Totals.restore(totals.reader, saved)
+
+
+def test_what_is_counted_beside_the_total_ends_at_64_bits_too(totals, machine):
+    saved = totals.save()
+    saved["cpus"][1].update(unknown_ns=2**64 - 1, restarts=2**64 - 1)
+    machine.restart(1)
+    again = guestpv.Totals.restore(totals.reader, saved)
+    assert again.rows["restarts"][1] == again.rows["unknown_ns"][1] == 2**64 - 1
