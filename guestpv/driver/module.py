@@ -46,8 +46,12 @@ _BTF = Path("/sys/kernel/btf/vmlinux")
 
 _PROCSTAT = "(/proc/stat can be read meanwhile: --source procfs)"
 _ASK = f"ask who runs the hypervisor for Arm PV-time {_PROCSTAT}"
+_REBOOT = f"reboot the guest here, so that its kernel asks again {_PROCSTAT}"
 _REBUILD = "remove it, and 'guestpv load' builds one for this kernel"
 _SIGN = "sign it with a key that this machine trusts, as DKMS can, or turn Secure Boot off"
+
+# What the module says of a VM that booted on a host without PV-time, and then moved to one with it.
+_BEFORE_PV_TIME = "this kernel got no structure by it when it booted"
 
 _FINIT_MODULE = 273  # of arm64; libc has no function for it
 
@@ -260,6 +264,8 @@ def _unreadable(module: Path, error: Exception) -> ModuleError:
 def _refusal(module: Path, code: int, kernel_says: str | None) -> Error:
     unknown = (ModuleError, os.strerror(code), "'dmesg' may say more")
     error, why, fix = _REFUSALS.get(code, unknown)
+    if kernel_says and _BEFORE_PV_TIME in kernel_says:
+        fix = _REBOOT
     return error(f"{module}: refused by the kernel", kernel_says or why, fix)
 
 
