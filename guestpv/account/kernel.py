@@ -4,10 +4,24 @@
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.source.procstat import TICK_NS, Accounts
+from guestpv.account.delta import delta
+from guestpv.source.procstat import TICK_NS, Accounts, accounts
+from guestpv.source.reader import Reader, Snapshot
 
 _TOLERANCE_NS = 3 * TICK_NS
 _TOLERANCE = 0.05
+
+
+def sample(reader: Reader) -> tuple[Snapshot, Accounts]:
+    """A snapshot, and what the kernel says just after it.
+
+    The account's slack_ns is what was stolen meanwhile. Raises as `Reader.snapshot` does.
+    """
+    rows = reader.snapshot()
+    account = accounts(reader.cpus)
+    stolen_ns = delta(rows, reader.snapshot())["stolen_ns"]
+    account["slack_ns"] = np.minimum(stolen_ns, np.uint64(np.iinfo(np.int64).max))
+    return rows, account
 
 
 class Backwards:

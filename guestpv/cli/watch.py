@@ -9,8 +9,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from guestpv.account.delta import delta
 from guestpv.account.history import History
+from guestpv.account.kernel import sample
 from guestpv.cli.announcements import Announcements
 from guestpv.cli.columns import WIDTHS
 from guestpv.cli.lines import Lines
@@ -23,7 +23,7 @@ from guestpv.cli.waiting import Ticks, Waiting
 from guestpv.page.abi import Origin
 from guestpv.page.names import name_of
 from guestpv.source.mapped import MappedReader
-from guestpv.source.procstat import Accounts, accounts, no_accounts
+from guestpv.source.procstat import Accounts, no_accounts
 from guestpv.source.reader import Reader, Snapshot
 
 
@@ -94,13 +94,9 @@ def _run(
 
 def _sample(reader: Reader) -> tuple[Snapshot, Accounts]:
     """A snapshot, and what the kernel says at the same time, as far as that can be had."""
-    before = reader.snapshot()
     if reader.source.kind == "image":  # of any machine, and /proc/stat is of this one
-        return before, no_accounts(reader.cpus)
-    account = accounts(reader.cpus)
-    after = reader.snapshot()
-    account["slack_ns"] = delta(before, after)["stolen_ns"]
-    return before, account
+        return reader.snapshot(), no_accounts(reader.cpus)
+    return sample(reader)
 
 
 def _title(reader: Reader, interval: float) -> str:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.account.delta import delta
-from guestpv.account.kernel import Backwards
-from guestpv.source.procstat import Accounts, accounts
+from guestpv.account.kernel import Backwards, sample
+from guestpv.source.procstat import Accounts
 from guestpv.source.reader import Reader, Snapshot
 
 
@@ -39,15 +38,14 @@ class KernelWatch:
 
     @property
     def interrupts_ns(self) -> npt.NDArray[np.int64]:
-        """Per CPU, what went to interrupts, since this was made until the last sample."""
-        spent: npt.NDArray[np.int64] = (
-            self.last.kernel["interrupts_ns"] - self._began.kernel["interrupts_ns"]
-        )
-        return spent.clip(0)
+        """Per CPU, what went to interrupts, since this was made until the last sample.
+
+        0 where that is not known, as of a CPU that was offline at one of the two.
+        """
+        began, last = self._began.kernel, self.last.kernel
+        known = began["run_known"] & last["run_known"]
+        spent: npt.NDArray[np.int64] = last["interrupts_ns"] - began["interrupts_ns"]
+        return np.where(known, spent, 0).clip(0)
 
     def _sample(self) -> Sample:
-        before = self._reader.snapshot()
-        kernel = accounts(self._reader.cpus)
-        after = self._reader.snapshot()
-        kernel["slack_ns"] = delta(before, after)["stolen_ns"]
-        return Sample(before, kernel)
+        return Sample(*sample(self._reader))
