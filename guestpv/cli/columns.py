@@ -4,7 +4,7 @@
 import numpy as np
 
 from guestpv.account.history import Figures
-from guestpv.page.abi import State
+from guestpv.page.abi import Reason, State
 from guestpv.page.names import fault_text
 
 WIDTHS = {
@@ -58,3 +58,8 @@ def objection(row: np.void) -> str | None:
     if row["revision"] or row["attributes"]:
         return f"revision {row['revision']}, attributes {row['attributes']:#x}: unknown"
     return None
+
+
+def began_anew(row: np.void) -> bool:
+    """Whether the epoch says more than that the structure was seen at all."""
+    return row["reason"] not in (Reason.NONE, Reason.FIRST_SEEN)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.cli.columns import objection
+from guestpv.cli.columns import began_anew, objection
 from guestpv.cli.options import JsonOption, SourceOption
 from guestpv.cli.records import epoch_stolen_record, instance_record, source_record, write
 from guestpv.cli.source import open_source
@@ -144,9 +144,9 @@ def _structures(reader: Reader) -> Iterator[tuple[str, str]]:
         return (objection(rows[cpu]) or name_of(State, rows[cpu]["state"])) + since + _epoch(cpu)
 
     def _epoch(cpu: int) -> str:
-        """The count's epoch and why it began, where that is more than that it was seen at all."""
+        """The count's epoch and why it began, if that says anything."""
         row = rows[cpu]
-        if row["reason"] in (Reason.NONE, Reason.FIRST_SEEN):
+        if not began_anew(row):
             return ""
         return f", count in epoch {row['epoch']}: {reason_text(row['reason'])}"
 

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from guestpv.cli.columns import objection, seconds
+from guestpv.cli.columns import began_anew, objection, seconds
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption
 from guestpv.cli.records import cpu_record, instance_record, source_record, write
 from guestpv.cli.source import open_source
@@ -65,8 +65,8 @@ def _total(rows: Snapshot, kernel: Accounts) -> dict[str, int | None]:
 
 
 def _epoch(row: np.void) -> str:
-    """With why it began, where that is more than that the structure was seen at all."""
-    if row["reason"] in (Reason.NONE, Reason.FIRST_SEEN):
+    """With why it began, if that says anything."""
+    if not began_anew(row):
         return str(row["epoch"])
     return f"{row['epoch']} {name_of(Reason, row['reason']).replace('_', ' ')}"
 
