@@ -5,6 +5,9 @@ from typing import ClassVar
 
 from guestpv.page.abi import Fault
 
+MEANWHILE = "(/proc/stat can be read meanwhile: --source procfs)"
+"""Ends the advice where the device can't be read."""
+
 
 class Error(Exception):
     """Base of all errors that guestpv raises on purpose.

@@ -20,7 +20,7 @@ from guestpv.cli.records import write
 from guestpv.cli.source import open_source
 from guestpv.cpulist import listed
 from guestpv.errors import Error, NoSourceError
-from guestpv.source.mapped import DEVICE
+from guestpv.page.abi import DEVICE
 
 if TYPE_CHECKING:
     from rich.console import Console

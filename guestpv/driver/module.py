@@ -32,6 +32,7 @@ from guestpv.driver import btf
 from guestpv.driver.build import MODULES, build
 from guestpv.driver.kmsg import KernelLog, last_refusal
 from guestpv.errors import (
+    MEANWHILE,
     BusyError,
     Error,
     ModuleError,
@@ -39,14 +40,13 @@ from guestpv.errors import (
     PermissionDeniedError,
     UnsupportedError,
 )
+from guestpv.page.abi import DEVICE
 
-_DEVICE = "/dev/guestpv"
 _LOADED = Path("/sys/module/guestpv")
 _BTF = Path("/sys/kernel/btf/vmlinux")
 
-_PROCSTAT = "(/proc/stat can be read meanwhile: --source procfs)"
-_ASK = f"ask who runs the hypervisor for Arm PV-time {_PROCSTAT}"
-_REBOOT = f"reboot the guest here, so that its kernel asks again {_PROCSTAT}"
+_ASK = f"ask who runs the hypervisor for Arm PV-time {MEANWHILE}"
+_REBOOT = f"reboot the guest here, so that its kernel asks again {MEANWHILE}"
 _REBUILD = "remove it, and 'guestpv load' builds one for this kernel"
 _SIGN = "sign it with a key that this machine trusts, as DKMS can, or turn Secure Boot off"
 
@@ -149,7 +149,7 @@ def unload() -> bool:
         return False
     if code in (EBUSY, EWOULDBLOCK):
         users = ", ".join(_users()) or "something"
-        raise BusyError("Module in use", f"{_DEVICE} is open in {users}", "stop that first")
+        raise BusyError("Module in use", f"{DEVICE} is open in {users}", "stop that first")
     raise PermissionDeniedError("Module not unloaded", os.strerror(code), _REFUSALS[EPERM][2])
 
 
@@ -157,13 +157,13 @@ def why_not_here() -> Error | None:
     """The step at which discovery ended, so that there is no device; None if it did not begin."""
     if platform.machine() != "aarch64":
         return _other_architecture()
-    what = f"{_DEVICE}: no such device"
+    what = f"{DEVICE}: no such device"
     if _LOADED.exists():
         why = "The module is loaded, but the device is not in this file system"
-        return NoSourceError(what, why, f"let the container have {_DEVICE} {_PROCSTAT}")
+        return NoSourceError(what, why, f"let the container have {DEVICE} {MEANWHILE}")
     if refusal := last_refusal():
         why = f"The module was not loaded ({refusal})"
-        return NoSourceError(what, why, f"see what 'sudo guestpv load' says {_PROCSTAT}")
+        return NoSourceError(what, why, f"see what 'sudo guestpv load' says {MEANWHILE}")
     return None
 
 
@@ -172,7 +172,7 @@ def _other_architecture() -> UnsupportedError:
         "No PV-time on this machine",
         "Discovery ended at its first step, the architecture, which is "
         f"{platform.machine()} and not aarch64",
-        f"use an arm64 guest {_PROCSTAT}",
+        f"use an arm64 guest {MEANWHILE}",
     )
 
 
@@ -273,7 +273,7 @@ def _users() -> Iterator[str]:
     """The processes that have the device mapped."""
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
-            if f"{_DEVICE}\n" in maps.read_text(errors="replace"):
+            if f"{DEVICE}\n" in maps.read_text(errors="replace"):
                 name = (maps.parent / "comm").read_text(errors="replace").strip()
                 yield f"{name} ({maps.parent.name})"
         except OSError:

@@ -4,6 +4,8 @@
 from enum import IntEnum
 from typing import Self
 
+DEVICE = "/dev/guestpv"
+
 MAGIC = 0x0056505453455547
 ABI_VERSION = 1
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from guestpv._native import NativeReader
 from guestpv.errors import (
+    MEANWHILE,
     BusyError,
     FormatError,
     NoSourceError,
@@ -21,14 +22,11 @@ from guestpv.errors import (
     StructureError,
 )
 from guestpv.page import abi, layout
+from guestpv.page.abi import DEVICE
 from guestpv.page.names import fault_text
 from guestpv.page.since import since_text
 from guestpv.source.header import read_header
 from guestpv.source.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
-
-DEVICE = "/dev/guestpv"
-
-_MEANWHILE = "(/proc/stat can be read meanwhile: --source procfs)"
 
 
 class MappedReader(Reader):
@@ -205,7 +203,7 @@ def _open(name: str) -> int:
             raise NoSourceError(
                 f"{DEVICE}: no such device",
                 "The module is not loaded",
-                f"run 'sudo guestpv load' {_MEANWHILE}",
+                f"run 'sudo guestpv load' {MEANWHILE}",
             ) from error
         raise NoSourceError(
             f"{name}: no such file",
@@ -217,7 +215,7 @@ def _open(name: str) -> int:
         raise PermissionDeniedError(
             f"{name}: permission denied",
             "Only its owner and group may read it",
-            f"{fix} {_MEANWHILE}" if name == DEVICE else "ask its owner",
+            f"{fix} {MEANWHILE}" if name == DEVICE else "ask its owner",
         ) from error
     except OSError as error:
         raise NoSourceError(f"{name}: not opened", os.strerror(error.errno or 0)) from error

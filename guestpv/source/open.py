@@ -4,7 +4,8 @@
 import os
 from typing import Literal, overload
 
-from guestpv.source.mapped import DEVICE, MappedReader
+from guestpv.page.abi import DEVICE
+from guestpv.source.mapped import MappedReader
 from guestpv.source.procfs import ProcfsReader
 
 

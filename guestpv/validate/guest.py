@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from guestpv.errors import NoSourceError
 from guestpv.latency.observation import OBSERVATION, Observations, observe
-from guestpv.page.abi import NOT_CALLED, Origin, State
-from guestpv.source.mapped import DEVICE, MappedReader
+from guestpv.page.abi import DEVICE, NOT_CALLED, Origin, State
+from guestpv.source.mapped import MappedReader
 from guestpv.source.reader import Snapshot
 from guestpv.validate.disruption import (
     Progress,

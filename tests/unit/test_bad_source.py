@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import guestpv
 from guestpv.page import abi, layout
+from guestpv.page.abi import DEVICE
 from guestpv.page.image import write_image
-from guestpv.source.mapped import DEVICE
 
 COUNTS = [0x0101010101010101, 0x0202020202020202]
 

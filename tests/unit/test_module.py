@@ -101,7 +101,7 @@ def test_module_that_cannot_be_read(tmp_path, name):
 def test_who_has_the_device_mapped(tmp_path, monkeypatch):
     """Whatever else they have mapped and what they call themselves: names are bytes."""
     device = tmp_path / "device"
-    monkeypatch.setattr(module, "_DEVICE", str(device))
+    monkeypatch.setattr(module, "DEVICE", str(device))
     not_utf8 = os.fsencode(tmp_path / "caf") + b"\xe9"
     script = f"""
 import mmap, sys
