@@ -62,16 +62,20 @@ class Origin(IntEnum):
     """Nobody owned the structure; the module called PV_TIME_ST."""
 
 
-class Fault(IntEnum):
-    """Why a structure was refused; `text` says it in words."""
+class _Explained(IntEnum):
+    """Numbers that say in words what they mean."""
 
     text: str
 
     def __new__(cls, value: int, text: str) -> Self:
-        fault = int.__new__(cls, value)
-        fault._value_ = value
-        fault.text = text
-        return fault
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.text = text
+        return member
+
+
+class Fault(_Explained):
+    """Why a structure was refused; `text` says it in words."""
 
     NONE = 0, "no fault"
     NOT_SUPPORTED = 1, "the hypervisor answered NOT_SUPPORTED"
@@ -86,16 +90,8 @@ class Fault(IntEnum):
     SHARED_PAGE = 10, "memory of a device is in the same page"
 
 
-class Reason(IntEnum):
+class Reason(_Explained):
     """Why an epoch began; `text` says it in words that a line of 80 columns has room for."""
-
-    text: str
-
-    def __new__(cls, value: int, text: str) -> Self:
-        reason = int.__new__(cls, value)
-        reason._value_ = value
-        reason.text = text
-        return reason
 
     NONE = 0, "none has begun yet"
     FIRST_SEEN = 1, "seen for the first time"
