@@ -85,7 +85,8 @@ class History:
         self.intervals = 0
         self.interval_ns = 0
         self.watched_ns = 0
-        self.known = np.zeros(n, np.bool_)  # whether stolen_ns is, of a CPU that is online
+        # Whether stolen_ns is. Of a CPU that is offline never, though its totals go on.
+        self.known = np.zeros(n, np.bool_)
         self.stolen_ns = np.zeros(n, np.int64)  # in the last interval; 292 years at most
         self.percent = np.full(n, np.nan)
         self.trail = np.full((n, TRAIL), np.nan)  # of percent, the newest last
@@ -95,7 +96,9 @@ class History:
         # Of the interval that has not ended:
         self._began_ns = int(first["monotonic_ns"][0])
         self._began_total_ns = self.totals.rows["total_ns"]
-        self._exact = np.ones(n, np.bool_)  # whether all that was stolen since is in the totals
+        self._exact = np.ones(
+            n, np.bool_
+        )  # whether the totals have all of it, be a CPU online or not
 
     def update(self, now: Snapshot) -> list[Change]:
         """Returns what changed since the last update. No interval ends."""

@@ -30,7 +30,7 @@ Accounts = npt.NDArray[np.void]
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
-_COLUMNS_BEFORE_STEAL = 7
+_FEWEST_COLUMNS = 7  # of a whole line: all before steal, which is not everywhere
 _MOST_NS = np.iinfo(np.int64).max
 _MOST_DIGITS = len(str(_MOST_NS))
 
@@ -57,7 +57,7 @@ def parse(cpus: Sequence[int], stat: bytes) -> Accounts:
         if name and not name.startswith(b"cpu"):
             break
         row = row_of.get(name)
-        if row is None or len(fields) < _COLUMNS_BEFORE_STEAL or not all(map(_is_number, fields)):
+        if row is None or len(fields) < _FEWEST_COLUMNS or not all(map(_is_number, fields)):
             continue
         if rows["present"][row]:
             rows[row] = (True, False, False, 0, 0, 0, 0)
