@@ -40,21 +40,15 @@ def adopt_offset(btf: bytes) -> int | None:
     """Bytes from ``kernel_cpustat`` to ``stolen_time_region``, which the module needs to adopt.
 
     None if this kernel has no such variable: it does not own the stolen-time structures.
+
+    Raises FormatError if *btf* is not whole or not native, or if it has one of the two more than
+    once, or only the latter.
     """
     variables = _percpu_variables(btf)
     if all(name != b"stolen_time_region" for name, _ in variables):
         return None
     region = _offset_of(variables, b"stolen_time_region")
     return region - _offset_of(variables, b"kernel_cpustat")
-
-
-def percpu_offset(btf: bytes, name: str) -> int:
-    """The offset in bytes of a per-CPU variable in its section.
-
-    Raises FormatError if *btf* is not whole or not native, or if it does not have the variable
-    exactly once.
-    """
-    return _offset_of(_percpu_variables(btf), name.encode())
 
 
 def _offset_of(variables: list[tuple[bytes, int]], wanted: bytes) -> int:

@@ -85,22 +85,19 @@ def kernel(order="=", region=0x40, cpustat=0x1000, layout=None, new=lambda b: No
         for name, offset in (
             ("kernel_cpustat", cpustat),
             ("runqueues", 0x2000),
-            *([("stolen_time_region", region)] if region is not None else []),
+            ("stolen_time_region", region),
         )
+        if offset is not None
     ]
-    b.datasec(".data", [(b.add(14, "kernel_cpustat_other", words=[1]), 0)])
+    b.datasec(".data", [(b.add(14, "kernel_cpustat", words=[1]), 0)])
     b.datasec(".data..percpu", variables)
     return b
 
 
-def test_offset_of_a_per_cpu_variable():
-    whole = kernel().build()
-    assert btf.percpu_offset(whole, "stolen_time_region") == 0x40
-    assert btf.percpu_offset(whole, "runqueues") == 0x2000
-
-
-def test_adoption_needs_the_distance_of_two_variables():
-    assert btf.adopt_offset(kernel().build()) == 0x40 - 0x1000
+@pytest.mark.parametrize(("region", "cpustat"), [(0x40, 0x1000), (0x1000, 0x40), (0, 0x40)])
+def test_adoption_needs_the_distance_of_two_variables(region, cpustat):
+    whole = kernel(region=region, cpustat=cpustat).build()
+    assert btf.adopt_offset(whole) == region - cpustat
 
 
 def test_kernel_without_the_region_has_nothing_to_adopt():
@@ -108,8 +105,9 @@ def test_kernel_without_the_region_has_nothing_to_adopt():
 
 
 def test_variable_of_another_section_is_not_taken():
-    with pytest.raises(FormatError, match="kernel_cpustat_other is there 0 times"):
-        btf.percpu_offset(kernel().build(), "kernel_cpustat_other")
+    """kernel() has a kernel_cpustat in .data, too."""
+    with pytest.raises(FormatError, match="kernel_cpustat is there 0 times"):
+        btf.adopt_offset(kernel(cpustat=None).build())
 
 
 def test_two_variables_of_one_name_are_not_guessed_between():
@@ -231,4 +229,6 @@ def test_damaged_is_refused_or_read(data):
 
 @pytest.mark.skipif(not VMLINUX.exists(), reason="this kernel has no BTF")
 def test_this_kernels_own():
-    assert btf.percpu_offset(VMLINUX.read_bytes(), "kernel_cpustat") > 0
+    """Whether it owns the structures or not."""
+    variables = dict(btf._percpu_variables(VMLINUX.read_bytes()))
+    assert variables[b"kernel_cpustat"] > 0
