@@ -96,9 +96,8 @@ class History:
         # Of the interval that has not ended:
         self._began_ns = int(first["monotonic_ns"][0])
         self._began_total_ns = self.totals.rows["total_ns"]
-        self._exact = np.ones(
-            n, np.bool_
-        )  # whether the totals have all of it, be a CPU online or not
+        # Whether all that was stolen is in the totals, be the CPU online or not:
+        self._exact = np.ones(n, np.bool_)
 
     def update(self, now: Snapshot) -> list[Change]:
         """Returns what changed since the last update. No interval ends."""
