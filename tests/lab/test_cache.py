@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,23 @@ def test_what_another_checkout_uses_stays_until_that_is_gone(tmp_path, monkeypat
     assert stale == [theirs]
     assert all(cache.Kept(path).remove() for path in stale)
     assert entries(tmp_path) == [ours.name]
+
+
+def test_threads_that_note_who_uses_it_do_not_get_in_each_others_way(tmp_path, monkeypatch):
+    """As those that build for each kernel do, of what another checkout has made."""
+    other, own = tmp_path.parent, cache.CHECKOUT
+    monkeypatch.setattr(cache, "CHECKOUT", other)
+    kept = cache.Kept(cache.artefact("thing", ["a"], write))
+    monkeypatch.setattr(cache, "CHECKOUT", own)
+
+    def note(_):
+        for _ in range(200):
+            kept.take()
+            kept.give_up()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(note, range(4)))
+    assert kept.checkouts == [str(other)]
 
 
 def test_what_another_process_uses_is_not_removed(tmp_path):

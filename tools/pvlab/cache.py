@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -162,7 +163,8 @@ class Kept:
         """Note that this checkout has no more use for it; it goes unless another has."""
         others = [path for path in self.checkouts if path != str(CHECKOUT)]
         if others:
-            self._write(others)
+            with suppress(FileNotFoundError):  # it was removed just now, by other hands
+                self._write(others)
         else:
             self.remove()
 
@@ -195,7 +197,7 @@ class Kept:
 
     def _write(self, checkouts: list[str]) -> None:
         about = {**self._about(), "checkouts": checkouts}
-        new = self.path / f"{ABOUT}.{os.getpid()}"
+        new = self.path / f"{ABOUT}.{threading.get_native_id()}"  # other threads write it, too
         used = self.path.stat()
         new.write_text(json.dumps(about))
         new.rename(self.path / ABOUT)
