@@ -46,7 +46,7 @@ _LOADED = Path("/sys/module/guestpv")
 _BTF = Path("/sys/kernel/btf/vmlinux")
 
 _ASK = f"ask who runs the hypervisor for Arm PV-time {MEANWHILE}"
-_REBOOT = f"reboot the guest here, so that its kernel asks again {MEANWHILE}"
+_REBOOT = f"reboot the guest, so that its kernel asks again; if it still got none, {_ASK}"
 _REBUILD = "remove it, and 'guestpv load' builds one for this kernel"
 _SIGN = "sign it with a key that this machine trusts, as DKMS can, or turn Secure Boot off"
 
