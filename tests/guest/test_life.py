@@ -4,7 +4,6 @@
 import os
 import select
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -134,49 +133,6 @@ def test_poll_tells_of_a_change_of_the_index_until_it_is_read(loaded, last_cpu):
         assert int.from_bytes(os.read(fd, 4), "little") > before
     finally:
         os.close(fd)
-
-
-def test_watch_says_that_a_cpu_went_and_came_back(loaded, last_cpu, command):
-    watch = subprocess.Popen(
-        ["guestpv", "watch", "--interval", "0.5", "--count", "16"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert watch.stdout is not None
-    watch.stdout.readline()
-    last_cpu.write_text("0")
-    time.sleep(1)
-    last_cpu.write_text("1")
-    said, _ = watch.communicate(timeout=60)
-    assert watch.returncode == 0
-    assert "offline" in said
-    assert "restart" in said
-
-
-def test_uevents_tell_of_a_restarted_count(loaded, last_cpu):
-    monitor = subprocess.Popen(
-        ["python3", "-c", UEVENTS], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
-    )
-    assert monitor.stdout is not None
-    assert monitor.stdout.readline() == "ready\n"
-    last_cpu.write_text("0")
-    last_cpu.write_text("1")
-    said, _ = monitor.communicate(timeout=60)
-    assert f"GUESTPV_CPUS={cpu_of(last_cpu)}" in said
-    assert "GUESTPV_REASON=hotplug" in said
-
-
-UEVENTS = """
-import socket, sys
-s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15)
-s.bind((0, 1))
-s.settimeout(30)
-print("ready", flush=True)
-while b"GUESTPV_EVENT=restart" not in (message := s.recv(4096)):
-    pass
-print(message.decode().replace(chr(0), " "))
-"""
 
 
 @pytest.mark.parametrize("sleep", ["freeze", "disk"])
