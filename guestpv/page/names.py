@@ -13,9 +13,14 @@ def name_of(kind: type[IntEnum], number: int) -> str:
 
 def fault_text(number: int) -> str:
     """Why a structure was refused, in words."""
-    return next((fault.text for fault in Fault if fault == number), f"unknown fault {number}")
+    return _text(Fault, number)
 
 
 def reason_text(number: int) -> str:
     """Why an epoch began, in words."""
-    return next((reason.text for reason in Reason if reason == number), f"unknown reason {number}")
+    return _text(Reason, number)
+
+
+def _text(kind: type[Fault] | type[Reason], number: int) -> str:
+    unknown = f"unknown {kind.__name__.lower()} {number}"
+    return next((member.text for member in kind if member == number), unknown)
