@@ -59,6 +59,8 @@ class KernelAccount:
         """Whether steal_ns is: it was at both ends of the last interval."""
         self.run_known = np.zeros(n, np.bool_)
         """Whether run_ns is."""
+        self.differs = np.zeros(n, np.bool_)
+        """Whether the sums of both are further apart than ticks and late accounting explain."""
         self._last = first
         self._backwards = Backwards(first)
         # Since the comparison began, which is afresh after an interval that can't be compared:
@@ -87,13 +89,8 @@ class KernelAccount:
         self._kernel_sum = np.where(afresh, 0, self._kernel_sum + self.steal_ns)
         self._stolen_sum = np.where(afresh, 0, self._stolen_sum + stolen_ns)
         self._first_slack_ns = np.where(afresh, now["slack_ns"], self._first_slack_ns)
-
-    @property
-    def differs(self) -> npt.NDArray[np.bool_]:
-        """Whether the two sums are further apart than ticks and late accounting explain."""
         apart = np.abs(self._kernel_sum - self._stolen_sum)
         apart -= self._first_slack_ns
         apart -= self._last["slack_ns"]
         tolerance = np.maximum(_TOLERANCE_NS, _TOLERANCE * self._stolen_sum)
-        differs: npt.NDArray[np.bool_] = apart > tolerance
-        return differs
+        self.differs = apart > tolerance
