@@ -28,4 +28,7 @@ def sources(incomplete: str) -> list[str]:
 
 
 def _paths(incomplete: str) -> list[str]:
-    return sorted(glob(f"{escape(incomplete)}*")) if incomplete else []
+    try:
+        return sorted(glob(f"{escape(incomplete)}*")) if incomplete else []
+    except ValueError:  # no file has a NUL in its name
+        return []

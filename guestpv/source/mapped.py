@@ -219,6 +219,8 @@ def _open(name: str) -> int:
         ) from error
     except OSError as error:
         raise NoSourceError(f"{name}: not opened", os.strerror(error.errno or 0)) from error
+    except ValueError as error:  # a NUL, or half a surrogate pair
+        raise NoSourceError(f"{name!r}: not opened", "It is no name of a file") from error
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode) or stat.S_ISCHR(mode):
         return fd

@@ -68,6 +68,12 @@ def test_no_such_file(tmp_path: Path) -> None:
         guestpv.open(tmp_path / "none")
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_no_name_of_a_file(name: str) -> None:
+    with pytest.raises(guestpv.NoSourceError, match="no name of a file"):
+        guestpv.open(name)
+
+
 def test_no_permission(path: Path) -> None:
     """Root may open anything, so another user tries."""
     script = (

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from guestpv.cli import _EXIT_CODES, completion
@@ -59,6 +59,8 @@ def test_the_next_cpu_of_a_list(possible):
 
 
 @given(st.text())
+@example("\0/")
+@example("/\0")
 def test_nothing_that_is_typed_is_fatal(typed):
     for offered in completion.cpus(typed) + completion.sources(typed):
         assert offered.startswith(typed)
