@@ -6,7 +6,7 @@ A module for each group of checks; `check` says what a check is, `guest` gathers
 """
 
 from guestpv.validate.catalogue import catalogue, select
-from guestpv.validate.check import Check, Effect, Finding, Verdict
+from guestpv.validate.check import Check, Effect, Finding, Level, Verdict
 from guestpv.validate.guest import Guest, Options
 from guestpv.validate.hostaccount import HostAccount
 from guestpv.validate.runner import Outcome, run
@@ -17,6 +17,7 @@ __all__ = [
     "Finding",
     "Guest",
     "HostAccount",
+    "Level",
     "Options",
     "Outcome",
     "Verdict",

@@ -6,7 +6,7 @@ from itertools import pairwise
 from guestpv.cpulist import listed
 from guestpv.page.abi import STRUCTURE_ALIGNMENT, Fault, State
 from guestpv.page.names import fault_text
-from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
+from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped
 from guestpv.validate.guest import Guest
 
 _CLAUSE = "DEN0057A, 3.2.2"
@@ -15,7 +15,13 @@ _OF_THE_ADDRESS = (Fault.UNALIGNED, Fault.OUT_OF_RANGE, Fault.SYSTEM_RAM, Fault.
 _ADVICE = "the hypervisor returned an address that no guest may map; guestpv did not"
 
 
-@check("address.given", "Every vCPU that is online has a structure", _CLAUSE, live=False)
+@check(
+    "address.given",
+    "Every vCPU that is online has a structure",
+    _CLAUSE,
+    live=False,
+    level=Level.MUST,
+)
 def given(guest: Guest) -> Finding:
     entries = guest.entries
     for cpu in guest.asked:
@@ -26,7 +32,9 @@ def given(guest: Guest) -> Finding:
     return passed(f"{len(guest.asked)} structures")
 
 
-@check("address.aligned", "A structure is aligned to 64 bytes", _CLAUSE, live=False)
+@check(
+    "address.aligned", "A structure is aligned to 64 bytes", _CLAUSE, live=False, level=Level.MUST
+)
 def aligned(guest: Guest) -> Finding:
     return _without_fault(guest, Fault.UNALIGNED, f"to {STRUCTURE_ALIGNMENT} bytes")
 
@@ -36,6 +44,7 @@ def aligned(guest: Guest) -> Finding:
     "A structure is inside the physical address size",
     "ID_AA64MMFR0_EL1.PARange",
     live=False,
+    level=Level.DERIVED,
 )
 def in_range(guest: Guest) -> Finding:
     return _without_fault(guest, Fault.OUT_OF_RANGE, "inside")
@@ -46,12 +55,19 @@ def in_range(guest: Guest) -> Finding:
     "A structure is outside of the memory that the guest was given as its own",
     f"{_CLAUSE}: the hypervisor's memory, not the guest's",
     live=False,
+    level=Level.SHOULD,
 )
 def outside_ram(guest: Guest) -> Finding:
     return _without_fault(guest, Fault.SYSTEM_RAM, "outside of System RAM")
 
 
-@check("address.apart", "Each vCPU has a structure of its own", _CLAUSE, live=False)
+@check(
+    "address.apart",
+    "Each vCPU has a structure of its own",
+    _CLAUSE,
+    live=False,
+    level=Level.DERIVED,
+)
 def apart(guest: Guest) -> Finding:
     entries = guest.entries[guest.asked]
     ipas = sorted(entries["ipa"][entries["offset"] != 0].tolist())
@@ -67,6 +83,7 @@ def apart(guest: Guest) -> Finding:
     "A vCPU that was offline has its structure where it was",
     "Linux, arch/arm64/kvm/pvtime.c: the base is set once, by the VMM",
     Effect.HOTPLUG,
+    level=Level.KVM,
 )
 def stable(guest: Guest) -> Finding:
     if isinstance(guest.hotplug, str):

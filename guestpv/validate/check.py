@@ -41,6 +41,28 @@ class Effect(StrEnum):
         return self not in (Effect.NOTHING, Effect.LOAD)
 
 
+class Level(StrEnum):
+    """Whose promise it is, and so who is to blame where it is broken."""
+
+    MUST = "must"
+    """The specification demands it."""
+    SHOULD = "should"
+    """The specification, or Linux's document of the interface, advises it."""
+    DERIVED = "derived"
+    """It follows from what the specification demands."""
+    KVM = "kvm"
+    """KVM does it so; another hypervisor need not."""
+    KERNEL = "kernel"
+    """The guest's own Linux, which reads the count."""
+    GUESTPV = "guestpv"
+    """guestpv's own."""
+
+    @property
+    def blames_hypervisor(self) -> bool:
+        """Whether a promise of this level that is broken makes stolen time untrustworthy."""
+        return self in (Level.MUST, Level.SHOULD, Level.DERIVED)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a check saw. *figures* are for programs, their names carry units."""
@@ -80,6 +102,7 @@ class Check:
     """What is promised, as a sentence."""
     clause: str
     """Where: a clause of the specification, or what else it follows from."""
+    level: Level
     effect: Effect
     live: bool
     """Whether it needs a hypervisor; if not, the index of a page image is enough."""
@@ -100,12 +123,13 @@ def check(
     clause: str,
     effect: Effect = Effect.NOTHING,
     *,
+    level: Level,
     live: bool = True,
 ) -> Callable[[Judge], Judge]:
     """Enter the decorated function into the catalogue."""
 
     def enter(judge: Judge) -> Judge:
-        CHECKS[id] = Check(id, promise, clause, effect, live, judge)
+        CHECKS[id] = Check(id, promise, clause, level, effect, live, judge)
         return judge
 
     return enter

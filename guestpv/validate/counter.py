@@ -8,7 +8,7 @@ import numpy as np
 from guestpv.account.delta import delta
 from guestpv.cpulist import listed
 from guestpv.latency.observation import GAP_NS, SCHEDSTAT
-from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
+from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped
 from guestpv.validate.guest import Guest
 
 _CLAUSE = "DEN0057A, 3.2.2: stolen_time"
@@ -22,7 +22,13 @@ _EXCESS = 0.001
 clocks of host and guest are rounded differently."""
 
 
-@check("counter.monotonic", "The count never goes back within an epoch", _CLAUSE, Effect.LOAD)
+@check(
+    "counter.monotonic",
+    "The count never goes back within an epoch",
+    _CLAUSE,
+    Effect.LOAD,
+    level=Level.DERIVED,
+)
 def monotonic(guest: Guest) -> Finding:
     rows = guest.watched.judged
     for row in rows[rows["decreases"] > 0]:
@@ -44,6 +50,7 @@ def monotonic(guest: Guest) -> Finding:
     "Never is more stolen than the time that passed, by CLOCK_MONOTONIC_RAW",
     _CLAUSE,
     Effect.LOAD,
+    level=Level.DERIVED,
 )
 def within_time(guest: Guest) -> Finding:
     rows = guest.watched.judged
@@ -60,7 +67,12 @@ def within_time(guest: Guest) -> Finding:
     return passed(f"at every look; error: {text}", errors=errors_ns)
 
 
-@check("counter.plausible", "No more was stolen than the guest has been up", _CLAUSE)
+@check(
+    "counter.plausible",
+    "No more was stolen than the guest has been up",
+    _CLAUSE,
+    level=Level.DERIVED,
+)
 def plausible(guest: Guest) -> Finding:
     rows = guest.reader.snapshot()
     up_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -72,7 +84,13 @@ def plausible(guest: Guest) -> Finding:
     return passed(f"at most {100 * most_ns / up_ns:.1f} % of {up_ns / 1e9:.0f} s of uptime")
 
 
-@check("counter.grows", "The count grows when time is taken from a busy vCPU", _CLAUSE, Effect.LOAD)
+@check(
+    "counter.grows",
+    "The count grows when time is taken from a busy vCPU",
+    _CLAUSE,
+    Effect.LOAD,
+    level=Level.MUST,
+)
 def grows(guest: Guest) -> Finding:
     rows = guest.watched.judged
     # What is missing in one piece, once, may be a VM that was paused.
@@ -97,7 +115,13 @@ def grows(guest: Guest) -> Finding:
     return passed(f"it grew on cpu{listed(rows['cpu'][grown].tolist())}")
 
 
-@check("counter.still", "The count stands still while no time is taken", _CLAUSE, Effect.LOAD)
+@check(
+    "counter.still",
+    "The count stands still while no time is taken",
+    _CLAUSE,
+    Effect.LOAD,
+    level=Level.DERIVED,
+)
 def still(guest: Guest) -> Finding:
     rows = guest.watched.judged
     for row in rows[rows["quiet_excess_ns"] > _EXCESS * rows["quiet_ns"] + GAP_NS]:
@@ -115,6 +139,7 @@ def still(guest: Guest) -> Finding:
     "Another vCPU reads the count while it changes",
     f"{_CLAUSE}; normal memory, inner shareable",
     Effect.LOAD,
+    level=Level.MUST,
 )
 def remote(guest: Guest) -> Finding:
     rows = guest.watched.judged
@@ -133,7 +158,7 @@ def remote(guest: Guest) -> Finding:
     return passed(f"{looks:,} looks, {seen:,} of them at a new count")
 
 
-@check("counter.whole", "A count is read whole, never torn", _CLAUSE, Effect.LOAD)
+@check("counter.whole", "A count is read whole, never torn", _CLAUSE, Effect.LOAD, level=Level.MUST)
 def whole(guest: Guest) -> Finding:
     rows = guest.watched.judged
     for row in rows[rows["torn"] > 0]:

@@ -8,7 +8,7 @@ import numpy as np
 from guestpv.cpulist import listed
 from guestpv.page import abi
 from guestpv.page.abi import CALLS, NOT_CALLED
-from guestpv.validate.check import Finding, check, failed, passed, skipped, warned
+from guestpv.validate.check import Finding, Level, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
 
 _SMCCC_1_1 = 0x10001
@@ -22,7 +22,13 @@ _ANSWERS = (
 _PVTIME = "Linux, pvtime.rst"
 
 
-@check("discovery.smccc", "SMCCC is of version 1.1 or later", "DEN0028, SMCCC_VERSION", live=False)
+@check(
+    "discovery.smccc",
+    "SMCCC is of version 1.1 or later",
+    "DEN0028, SMCCC_VERSION",
+    live=False,
+    level=Level.MUST,
+)
 def smccc(guest: Guest) -> Finding:
     version = int(guest.reader.header["smccc_version"])
     text = f"version {version >> 16}.{version & 0xFFFF}"
@@ -34,6 +40,7 @@ def smccc(guest: Guest) -> Finding:
     "SMCCC_ARCH_FEATURES says that there is PV_TIME_FEATURES",
     f"DEN0028, SMCCC_ARCH_FEATURES; {_PVTIME}",
     live=False,
+    level=Level.MUST,
 )
 def arch_features(guest: Guest) -> Finding:
     return _offered(guest, "arch_features", lambda answer: answer & 0x80000000 == 0)
@@ -44,6 +51,7 @@ def arch_features(guest: Guest) -> Finding:
     "PV_TIME_FEATURES says that there is PV_TIME_FEATURES",
     f"DEN0057A; {_PVTIME}",
     live=False,
+    level=Level.MUST,
 )
 def features_self(guest: Guest) -> Finding:
     return _offered(guest, "features_self", lambda answer: answer == 0)
@@ -54,6 +62,7 @@ def features_self(guest: Guest) -> Finding:
     "PV_TIME_FEATURES says that there is PV_TIME_ST, under its merged number or the draft's",
     f"DEN0057A; {_PVTIME}",
     live=False,
+    level=Level.MUST,
 )
 def st(guest: Guest) -> Finding:
     entries = guest.entries
@@ -72,6 +81,7 @@ def st(guest: Guest) -> Finding:
     "PV_TIME_FEATURES refuses a number that nobody defined",
     "DEN0057A: the numbers of PV-time's calls",
     live=False,
+    level=Level.MUST,
 )
 def undefined(guest: Guest) -> Finding:
     return _refused(guest, "features_undefined")
@@ -82,6 +92,7 @@ def undefined(guest: Guest) -> Finding:
     "PV-time's calls are refused in the 32-bit calling convention",
     f"DEN0057A; {_PVTIME}: SMC64/HVC64 only",
     live=False,
+    level=Level.MUST,
 )
 def smc32(guest: Guest) -> Finding:
     return _refused(guest, "features_st_smc32", "features_smc32")
@@ -92,6 +103,7 @@ def smc32(guest: Guest) -> Finding:
     "A refusal is NOT_SUPPORTED, -1, as an int32 or an int64",
     f"DEN0028 and {_PVTIME}",
     live=False,
+    level=Level.MUST,
 )
 def refusals(guest: Guest) -> Finding:
     entries = guest.entries
@@ -108,7 +120,11 @@ def refusals(guest: Guest) -> Finding:
 
 
 @check(
-    "discovery.alike", "Every vCPU is answered alike", "DEN0057A: a property of the VM", live=False
+    "discovery.alike",
+    "Every vCPU is answered alike",
+    "DEN0057A: a property of the VM",
+    live=False,
+    level=Level.DERIVED,
 )
 def alike(guest: Guest) -> Finding:
     entries = guest.entries[guest.asked]

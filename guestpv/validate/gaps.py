@@ -4,7 +4,7 @@
 import numpy as np
 
 from guestpv.cpulist import listed
-from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
+from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
 
 _CLAUSE = "follows from DEN0057A, 3.2.2: a vCPU that runs is not stolen from"
@@ -12,7 +12,13 @@ _ERROR_NS = 1_000_000
 _STOOD_STILL_NS = 1_000_000_000
 
 
-@check("gaps.bound", "No more is reported as stolen than is missing", _CLAUSE, Effect.LOAD)
+@check(
+    "gaps.bound",
+    "No more is reported as stolen than is missing",
+    _CLAUSE,
+    Effect.LOAD,
+    level=Level.DERIVED,
+)
 def bound(guest: Guest) -> Finding:
     rows = guest.watched.judged
     rows = rows[(rows["restarts"] == 0) & (rows["unknown"] == 0)]  # else it's not one difference
@@ -39,6 +45,7 @@ def bound(guest: Guest) -> Finding:
     "What is missing is reported as stolen",
     f"{_CLAUSE}; the rest is the guest's own: interrupts, other tasks",
     Effect.LOAD,
+    level=Level.DERIVED,
 )
 def share(guest: Guest) -> Finding:
     rows = guest.watched.judged

@@ -4,7 +4,7 @@
 from typing import Any
 
 from guestpv.account.delta import delta
-from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped
+from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped
 from guestpv.validate.guest import Guest
 from guestpv.validate.hostaccount import HostView
 
@@ -17,6 +17,7 @@ _ALLOWED_NS = 5_000_000
     "The count grew by what the host's scheduler kept the vCPU waiting",
     "Linux, arch/arm64/kvm/pvtime.c: run_delay; within 2 % or 5 ms",
     Effect.LOAD,
+    level=Level.KVM,
 )
 def agrees(guest: Guest) -> Finding:
     if isinstance(guest.watched.host, str):

@@ -7,7 +7,7 @@ from guestpv.account.delta import delta
 from guestpv.account.kernel import KernelAccount
 from guestpv.cpulist import listed
 from guestpv.source.procstat import TICK_NS
-from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
+from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
 
 _CLAUSE = "proc(5): steal"
@@ -18,6 +18,7 @@ _CLAUSE = "proc(5): steal"
     "/proc/stat's steal agrees with the count, within its resolution",
     _CLAUSE,
     Effect.LOAD,
+    level=Level.KERNEL,
 )
 def agrees(guest: Guest) -> Finding:
     first, last = guest.watched.samples
@@ -48,7 +49,13 @@ def agrees(guest: Guest) -> Finding:
     return passed(text, procstat_steal_ns=told_ns, stolen_ns=counted_ns)
 
 
-@check("kernel.forward", "/proc/stat's steal does not run backwards", _CLAUSE, Effect.LOAD)
+@check(
+    "kernel.forward",
+    "/proc/stat's steal does not run backwards",
+    _CLAUSE,
+    Effect.LOAD,
+    level=Level.KERNEL,
+)
 def forward(guest: Guest) -> Finding:
     backwards_ns = guest.watched.kernel_backwards_ns
     if backwards_ns.any():
@@ -67,6 +74,7 @@ def forward(guest: Guest) -> Finding:
     "/proc/stat's steal does not run backwards when a CPU was offline",
     f"{_CLAUSE}; Linux, arch/arm64/kernel/paravirt.c",
     Effect.HOTPLUG,
+    level=Level.KERNEL,
 )
 def hotplug(guest: Guest) -> Finding:
     if isinstance(guest.hotplug, str):

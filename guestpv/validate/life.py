@@ -7,7 +7,7 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.page.abi import Origin, State
-from guestpv.validate.check import Effect, Finding, check, failed, passed, skipped, warned
+from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
 from guestpv.validate.disruption import Resumed
 from guestpv.validate.guest import Guest
 
@@ -20,6 +20,7 @@ _ERROR_NS = 10_000_000
     "life.paused",
     "The VM was not stopped while it was validated",
     "none: a stop is no stolen time by DEN0057A, and the guest's clocks may stop with it",
+    level=Level.KVM,
 )
 def paused(guest: Guest) -> Finding:
     stood_still_s = _wait(guest)
@@ -39,6 +40,7 @@ def paused(guest: Guest) -> Finding:
     "life.survives",
     "The counts go on where they were when the VM goes on, here or elsewhere",
     "the thread of v4: migration and suspend must keep working",
+    level=Level.DERIVED,
 )
 def survives(guest: Guest) -> Finding:
     stood_still_s = _wait(guest)
@@ -79,6 +81,7 @@ def survives(guest: Guest) -> Finding:
     "A CPU that was offline counts on where it was, or anew from zero in a new epoch",
     "none: DEN0057A does not say what PV_TIME_ST does to the count; KVM restarts it",
     Effect.HOTPLUG,
+    level=Level.DERIVED,
 )
 def hotplug(guest: Guest) -> Finding:
     if isinstance(guest.hotplug, str):
@@ -109,6 +112,7 @@ def hotplug(guest: Guest) -> Finding:
     "Counts go on over suspend to idle, in their epoch, where they were",
     "the thread of v4: migration and suspend must keep working",
     Effect.SUSPEND,
+    level=Level.DERIVED,
 )
 def suspend(guest: Guest) -> Finding:
     if isinstance(guest.suspended, str):
@@ -121,6 +125,7 @@ def suspend(guest: Guest) -> Finding:
     "A module that is loaded again finds the same structures; what the kernel owns counts on",
     "guestpv's own: it adopts without a reset",
     Effect.RELOAD,
+    level=Level.GUESTPV,
 )
 def reload(guest: Guest) -> Finding:
     if isinstance(guest.reloaded, str):

@@ -2,19 +2,33 @@
 """structure: revision and attributes, at every read over the run."""
 
 from guestpv.page.since import since_text
-from guestpv.validate.check import Effect, Finding, check, failed, passed
+from guestpv.validate.check import Effect, Finding, Level, check, failed, passed
 from guestpv.validate.guest import Guest
 
 _CLAUSE = "DEN0057A, 3.2.2"
 _ADVICE = "guestpv does not interpret the count until it is 0 again; ask who runs the hypervisor"
 
 
-@check("structure.revision", "The revision is 0, always", _CLAUSE, Effect.LOAD, live=False)
+@check(
+    "structure.revision",
+    "The revision is 0, always",
+    _CLAUSE,
+    Effect.LOAD,
+    live=False,
+    level=Level.MUST,
+)
 def revision(guest: Guest) -> Finding:
     return _always_zero(guest, "revision", 0)
 
 
-@check("structure.attributes", "The attributes are 0, always", _CLAUSE, Effect.LOAD, live=False)
+@check(
+    "structure.attributes",
+    "The attributes are 0, always",
+    _CLAUSE,
+    Effect.LOAD,
+    live=False,
+    level=Level.MUST,
+)
 def attributes(guest: Guest) -> Finding:
     return _always_zero(guest, "attributes", 32)
 
