@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guestpv.errors import NoSourceError
-from guestpv.latency.observation import OBSERVATION, Observations, observe
+from guestpv.latency.observation import LongGaps, Observations, observe
 from guestpv.page.abi import DEVICE, NOT_CALLED, Origin, State
 from guestpv.source.mapped import MappedReader
 from guestpv.source.reader import Snapshot
@@ -52,6 +52,9 @@ class Watched:
     """Every vCPU, watched from itself over one interval; and the others' word on the same."""
 
     rows: Observations
+    long_gaps: LongGaps
+    unwatched: dict[int, str]
+    """The CPUs that should have been, and why they were not."""
     before: Snapshot
     after: Snapshot
     samples: tuple[Sample, Sample]
@@ -166,12 +169,12 @@ class Guest:
             self.progress(f"watching {len(self.watchable)} vCPUs: {passed_s:.0f} of {seconds:g} s")
 
         before = self.reader.snapshot()
-        rows = np.zeros(0, OBSERVATION)
-        if self.watchable:
-            rows = observe(self.reader, self.watchable, seconds, progress)
+        observed = observe(self.reader, self.watchable, seconds, progress)
         after = self.reader.snapshot()
         return Watched(
-            rows=rows,
+            rows=observed.rows,
+            long_gaps=observed.long_gaps,
+            unwatched=observed.unwatched,
             before=before,
             after=after,
             samples=(kernel.first, kernel.last),

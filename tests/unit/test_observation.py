@@ -36,7 +36,7 @@ def seen(machine):
                 act(machine)
 
         with MappedReader(machine.path) as reader:
-            return observe(reader, cpus, seconds, hypervisor)
+            return observe(reader, cpus, seconds, hypervisor).rows
 
     return run
 
