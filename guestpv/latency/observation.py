@@ -28,7 +28,7 @@ OBSERVATION = np.dtype(
             *("leaps", "leap_ns", "leap_within_ns", "torn", "torn_ns"),
             *("unknown", "unknown_word", "absent", "busy", "restarts"),
             *("gaps", "gaps_ns", "gaps_stolen_ns", "longest_ns", "unaccounted_ns", "long_gaps"),
-            *("quiet_ns", "quiet_excess_ns"),
+            *("quiet_ns", "quiet_excess_ns", "quick_ns", "quick_advances", "quick_grown_ns"),
             *("other_looks", "other_advances", "other_decreases", "waited_ns"),
         )
     ]
@@ -58,6 +58,8 @@ OBSERVATION = np.dtype(
                     were *long_ns* or longer (``long_gaps``)
 ``quiet``           the other times, and what the count grew by in them though nothing was missing:
                     the looks came one after the other as fast as they do
+``quick_``          steps so short that the vCPU can't have been left and entered again: their time,
+                    and how often and by how much the count grew in them all the same
 ``other_``          looks at the other vCPU's count; how often that grew, or was lower than before
 ``waited_ns``       how long the thread waited for its vCPU while something else of the guest ran
 ==================  ==============================================================================

@@ -15,6 +15,10 @@
 /* Who writes a count in two parts may lose its CPU between them. */
 #define BACK_WITHIN_NS 50000000
 
+/* A step that takes less than two of the shortest leaves no time to leave the guest and come back. */
+#define QUICK 2
+#define WARM_UP 1000 /* samples until the shortest is known */
+
 /* How long to wait for the end of the last gap where one follows upon the other. */
 #define LAST_GAP_NS 1000000000
 
@@ -191,6 +195,12 @@ static void step(struct observer *observer, const struct point *now, uint64_t af
 		sum->gaps_stolen_ns += grown_ns;
 	else if (grown_ns > bracket_ns - sum->step_ns)
 		sum->quiet_excess_ns += grown_ns - (bracket_ns - sum->step_ns);
+
+	if (bracket_ns < QUICK * sum->step_ns && sum->looks > WARM_UP) {
+		sum->quick_ns += interval_ns;
+		sum->quick_advances += now->count > observer->last.count;
+		sum->quick_grown_ns += grown_ns;
+	}
 
 	if (is_gap) {
 		if (!gap->length_ns)

@@ -45,6 +45,7 @@ struct observation {
 	uint64_t gaps, gaps_ns, gaps_stolen_ns;
 	uint64_t longest_ns, unaccounted_ns, long_gaps;
 	uint64_t quiet_ns, quiet_excess_ns;
+	uint64_t quick_ns, quick_advances, quick_grown_ns;
 	uint64_t other_looks, other_advances, other_decreases;
 };
 

@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from guestpv.cpulist import CpuList
 from guestpv.errors import NoSourceError
+from guestpv.latency.naps import Naps, take_naps
 from guestpv.latency.observation import LongGaps, Observations, observe
 from guestpv.page.abi import DEVICE, NOT_CALLED, Origin, State
 from guestpv.source.mapped import MappedReader
 from guestpv.source.reader import Snapshot
 from guestpv.validate.disruption import (
+    CPUS,
     Progress,
     Resumed,
     Switched,
@@ -28,6 +31,7 @@ from guestpv.validate.disruption import (
 )
 from guestpv.validate.hostaccount import HostAccount, HostView
 from guestpv.validate.kernelwatch import KernelWatch, Sample
+from guestpv.validate.proportion import CONFIDENCE, Proportion, proportion
 
 _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
@@ -43,6 +47,10 @@ class Options:
     """Whether the guest may be changed."""
     wait_s: float = 0.0
     """How long to wait for the VM to be paused or moved."""
+    cpus: tuple[int, ...] | None = None
+    """The CPUs to watch; None for all."""
+    leave_isolated: bool = False
+    """Whether to leave isolated CPUs alone."""
     host_account: HostAccount | None = None
     """Where the host's own account can be read."""
 
@@ -121,26 +129,65 @@ class Guest:
         """Whether the kernel owns the structures, and so accounts for steal itself."""
         return bool((self.entries["origin"] == Origin.ADOPTED).any())
 
-    @cached_property
+    @property
     def watchable(self) -> list[int]:
-        """The CPUs that are online, and that this process may run on."""
+        """The CPUs that are online, that this process may run on, and that are to be watched."""
+        return [cpu for cpu, why in self._watchable.items() if not why]
+
+    @cached_property
+    def _watchable(self) -> dict[int, str]:
+        """The CPUs that are online, and why each is not watched; empty if it is."""
+        online = np.flatnonzero(self.reader.snapshot()["state"] == State.ONLINE).tolist()
         allowed = _allowed(self.reader.cpus)
-        return [cpu for cpu in self._online() if cpu in allowed]
+        isolated = _isolated() if self.options.leave_isolated else frozenset()
+        chosen = online if self.options.cpus is None else self.options.cpus
+
+        def why_not(cpu: int) -> str:
+            if cpu not in chosen:
+                return "it was not chosen"
+            if cpu in isolated:
+                return "it is isolated, and left alone"
+            if cpu not in allowed:
+                return "this process may not run there (see cpuset(7))"
+            return ""
+
+        return {cpu: why_not(cpu) for cpu in online}
 
     @property
-    def unwatchable(self) -> list[int]:
-        """The CPUs that are online, and that this process may not run on."""
-        return [cpu for cpu in self._online() if cpu not in self.watchable]
+    def unjudged(self) -> dict[int, str]:
+        """The CPUs of which checks that watch say nothing, each with the reason.
 
-    def _online(self) -> list[int]:
-        online = self.reader.snapshot()["state"] == State.ONLINE
-        return np.flatnonzero(online).tolist()
+        Those that never came online are not among them.
+        """
+        reasons = dict.fromkeys(self.asked, "it is offline")
+        reasons |= self._watchable | self.watched.unwatched
+        for row in self.watched.rows:
+            if row["looks"] <= 1:
+                reasons[int(row["cpu"])] = "its count could not be interpreted"
+            elif row["absent"]:
+                reasons[int(row["cpu"])] = "it went offline while it was watched"
+        return {cpu: why for cpu, why in sorted(reasons.items()) if why}
+
+    @cached_property
+    def naps(self) -> Naps:
+        """What the count of each vCPU that is judged does while that sleeps."""
+        self.progress("letting the vCPUs sleep")
+        return take_naps(self.reader, self.watched.judged["cpu"].astype(int).tolist())
 
     @cached_property
     def watched(self) -> Watched:
         """Watch every vCPU; again if the machine slept meanwhile."""
         watched = self._watch()
         return self._watch() if watched.slept else watched
+
+    @cached_property
+    def proportions(self) -> tuple[Proportion, dict[int, Proportion]]:
+        """What the long gaps of all vCPUs that are judged say together, and those of each."""
+        gaps, cpus = self.watched.long_gaps, self.watched.judged["cpu"].astype(int).tolist()
+        # Each of many may be off by chance, so each has to be surer of itself.
+        confidence = 1 - (1 - CONFIDENCE) / len(cpus)
+        each = {cpu: proportion(gaps[gaps["cpu"] == cpu], confidence) for cpu in cpus}
+        return proportion(gaps[np.isin(gaps["cpu"], cpus)]), each
 
     @property
     def unwatched(self) -> str | None:
@@ -240,6 +287,18 @@ def _allowed(cpus: Sequence[int]) -> set[int]:
 
     with ThreadPoolExecutor(1) as other:  # a thread's affinity is its own
         return other.submit(ask).result()
+
+
+def _isolated() -> frozenset[int]:
+    """The CPUs that the scheduler leaves alone (isolcpus=), or the tick (nohz_full=)."""
+    cpus: set[int] = set()
+    for name in "isolated", "nohz_full":
+        try:
+            ranges = CpuList.parse((CPUS / name).read_text()).ranges
+        except (OSError, ValueError):  # empty, or "(null)" on a kernel that has no such thing
+            continue
+        cpus.update(cpu for run in ranges for cpu in run)
+    return frozenset(cpus)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""A thread on each vCPU that sleeps on a timer, again and again: a halted vCPU is not stolen from.
+
+Only what it came late by may have been. Sometimes something else wakes the vCPU meanwhile, and has
+to wait for the host, too: so the usual sleep is looked at, and not the sum.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from guestpv._native import pin
+from guestpv.errors import StructureError
+from guestpv.source.mapped import MappedReader
+
+NAP = np.dtype([("slept_ns", np.int64), ("late_ns", np.int64), ("grown_ns", np.int64)])
+"""One sleep: how long it should have been, by how much it was longer, what the count grew by."""
+
+NAP_NS = 5_000_000
+_NAPS = 60
+_ENOUGH = 20
+_PATIENCE_S = 10
+
+
+class Naps:
+    """What was seen of each CPU: arrays of `NAP` rows."""
+
+    def __init__(self, naps: dict[int, npt.NDArray[np.void]]) -> None:
+        self._naps = naps
+
+    def counted_share(self, cpu: int) -> float | None:
+        """What part of a usual sleep of a CPU was counted as stolen; None if it slept too rarely."""
+        naps = self._naps.get(cpu)
+        if naps is None or len(naps) < _ENOUGH:
+            return None
+        return float(np.median((naps["grown_ns"] - naps["late_ns"]) / naps["slept_ns"]))
+
+
+def take_naps(reader: MappedReader, cpus: Sequence[int]) -> Naps:
+    """Let a thread on each of *cpus* sleep some dozens of times, all at the same time: 0.5 s or so.
+
+    A CPU on which that can't be done is left out. Raises as `Reader.read` does, but for a structure
+    that can't be interpreted: its CPU is left out.
+    """
+    naps: dict[int, npt.NDArray[np.void]] = {}
+    errors: list[BaseException] = []
+    stop = threading.Event()
+
+    def sleep(cpu: int) -> None:
+        try:
+            pin(cpu)
+            naps[cpu] = _naps(reader, cpu, stop)
+        except (OSError, StructureError):
+            pass  # it went offline, or what it has is not known: others say so
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=sleep, args=(cpu,), daemon=True) for cpu in cpus]
+    try:
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + _PATIENCE_S
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+    finally:
+        stop.set()
+    if errors:
+        raise errors[0]
+    return Naps(dict(naps))
+
+
+def _naps(reader: MappedReader, cpu: int, stop: threading.Event) -> npt.NDArray[np.void]:
+    naps = np.zeros(_NAPS, NAP)
+    taken = 0
+    while taken < _NAPS and not stop.is_set():
+        before, began_ns = reader.read(cpu), time.monotonic_ns()
+        time.sleep(NAP_NS / 1e9)
+        passed_ns, after = time.monotonic_ns() - began_ns, reader.read(cpu)
+        if before.epoch == after.epoch:
+            grown_ns = after.stolen_ns - before.stolen_ns
+            naps[taken] = (NAP_NS, passed_ns - NAP_NS, grown_ns)
+            taken += 1
+    return naps[:taken]
