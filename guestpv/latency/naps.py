@@ -32,7 +32,7 @@ class Naps:
         self._naps = naps
 
     def counted_share(self, cpu: int) -> float | None:
-        """What part of a usual sleep of a CPU was counted as stolen; None if it slept too rarely."""
+        """What part of a CPU's usual sleep was counted as stolen; None if it slept too rarely."""
         naps = self._naps.get(cpu)
         if naps is None or len(naps) < _ENOUGH:
             return None

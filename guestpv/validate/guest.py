@@ -37,6 +37,9 @@ _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
 
 
+_MAY_NOT = "this process may not run there (see cpuset(7))"
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the user chose."""
@@ -134,6 +137,11 @@ class Guest:
         """The CPUs that are online, that this process may run on, and that are to be watched."""
         return [cpu for cpu, why in self._watchable.items() if not why]
 
+    @property
+    def unwatchable(self) -> list[int]:
+        """The CPUs that are online, and that this process may not run on."""
+        return [cpu for cpu, why in self._watchable.items() if why == _MAY_NOT]
+
     @cached_property
     def _watchable(self) -> dict[int, str]:
         """The CPUs that are online, and why each is not watched; empty if it is."""
@@ -148,7 +156,7 @@ class Guest:
             if cpu in isolated:
                 return "it is isolated, and left alone"
             if cpu not in allowed:
-                return "this process may not run there (see cpuset(7))"
+                return _MAY_NOT
             return ""
 
         return {cpu: why_not(cpu) for cpu in online}
