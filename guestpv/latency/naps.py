@@ -2,7 +2,7 @@
 """A thread on each vCPU that sleeps on a timer, again and again: a halted vCPU is not stolen from.
 
 Only what it came late by may have been. Sometimes something else wakes the vCPU meanwhile, and has
-to wait for the host, too: so the usual sleep is looked at, and not the sum.
+to wait for the host, too: so the undisturbed sleep is looked at, and not the sum.
 """
 
 import threading
@@ -19,9 +19,11 @@ from guestpv.source.mapped import MappedReader
 NAP = np.dtype([("slept_ns", np.int64), ("late_ns", np.int64), ("grown_ns", np.int64)])
 """One sleep: how long it should have been, by how much it was longer, what the count grew by."""
 
-NAP_NS = 5_000_000
-_NAPS = 60
+NAP_NS = 10_000_000
+_NAPS = 50
 _ENOUGH = 20
+_USUAL = 0.25
+"""Three of four naps may be disturbed."""
 _PATIENCE_S = 10
 
 
@@ -32,15 +34,16 @@ class Naps:
         self._naps = naps
 
     def counted_share(self, cpu: int) -> float | None:
-        """What part of a CPU's usual sleep was counted as stolen; None if it slept too rarely."""
+        """What part of undisturbed sleep was counted as stolen; None if there was too little."""
         naps = self._naps.get(cpu)
         if naps is None or len(naps) < _ENOUGH:
             return None
-        return float(np.median((naps["grown_ns"] - naps["late_ns"]) / naps["slept_ns"]))
+        excess_ns = naps["grown_ns"] - naps["late_ns"]
+        return float(np.quantile(excess_ns / naps["slept_ns"], _USUAL))
 
 
 def take_naps(reader: MappedReader, cpus: Sequence[int]) -> Naps:
-    """Let a thread on each of *cpus* sleep some dozens of times, all at the same time: 0.5 s or so.
+    """Let a thread on each of *cpus* sleep some dozens of times, all at the same time: 1 s or so.
 
     A CPU on which that can't be done is left out. Raises as `Reader.read` does, but for a structure
     that can't be interpreted: its CPU is left out.

@@ -77,7 +77,7 @@ what the host took, but for the guest's interrupts.
 ``length_ns`` how much
 ``stolen_ns`` what the count grew by meanwhile
 ``switches``  how often the thread was switched out (ru_nvcsw and ru_nivcsw of getrusage(2)) since
-              the gap before it, be that long or not
+              the last gap of a tenth of *long_ns* or more
 ============  ====================================================================================
 """
 

@@ -15,9 +15,15 @@
 /* Who writes a count in two parts may lose its CPU between them. */
 #define BACK_WITHIN_NS 50000000
 
-/* A step that takes less than two of the shortest leaves no time to leave the guest and come back. */
-#define QUICK 2
+/*
+ * A step that takes so little more than the shortest leaves time for a cache
+ * miss, and none to leave the guest, run something else and come back.
+ */
+#define QUICK_NS 500
 #define WARM_UP 1000 /* samples until the shortest is known */
+
+/* Gaps of this part of a long one may be somebody else's turn. To ask is a system call. */
+#define SWITCHED_PART 10
 
 /* How long to wait for the end of the last gap where one follows upon the other. */
 #define LAST_GAP_NS 1000000000
@@ -45,9 +51,8 @@ struct observer {
 		uint64_t began_ns;
 		uint64_t length_ns; /* 0: there is none */
 		uint64_t from; /* the count before it */
-		bool broken; /* what it grew by is not one difference */
+		bool broken; /* the count went back in it */
 	} gap; /* that the last sample was taken in */
-	bool gap_ended; /* with the last step, and what was done then took time */
 	uint64_t switches; /* from the thread to something else of the guest, when the last gap ended */
 	uint64_t random;
 	struct sample other;
@@ -91,26 +96,23 @@ static void add_decrease(struct observer *observer, const struct point *now)
 	add_jump(observer, &observer->down, &observer->up, now);
 }
 
-/* Gives what the count grew by, and false if that can't be: then it's left as it was. */
-static bool growth(struct observer *observer, const struct point *now, uint64_t bracket_ns,
-		   uint64_t *by_ns)
+/* What the count grew by; 0 if that can't be. */
+static uint64_t growth(struct observer *observer, const struct point *now, uint64_t bracket_ns)
 {
 	struct observation *sum = observer->sum;
 	uint64_t grown_ns = now->count - observer->last.count;
 	uint64_t possible_ns = bracket_ns + bracket_ns / SLACK_PART + SLACK_NS;
 
 	sum->advances += grown_ns > 0;
-	if (grown_ns <= possible_ns) {
-		*by_ns = grown_ns;
-		return true;
-	}
+	if (grown_ns <= possible_ns)
+		return grown_ns;
 	sum->leaps++;
 	if (grown_ns - possible_ns > sum->leap_ns) {
 		sum->leap_ns = grown_ns - possible_ns;
 		sum->leap_within_ns = bracket_ns;
 	}
 	add_jump(observer, &observer->up, &observer->down, now);
-	return false;
+	return 0;
 }
 
 /* How often this thread was switched out. */
@@ -153,14 +155,16 @@ static void end_gap(struct observer *observer, uint64_t count)
 		.length_ns = observer->gap.length_ns,
 		.stolen_ns = count - observer->gap.from,
 	};
-	uint64_t now = switches();
 
-	gap.switches = now - observer->switches;
-	observer->switches = now;
-	observer->gap_ended = true;
 	observer->gap.length_ns = 0;
 	if (gap.length_ns > sum->longest_ns)
 		sum->longest_ns = gap.length_ns;
+	if (gap.length_ns >= observer->args->long_ns / SWITCHED_PART) {
+		uint64_t now = switches();
+
+		gap.switches = now - observer->switches;
+		observer->switches = now;
+	}
 	if (observer->gap.broken)
 		return;
 	if (gap.length_ns > gap.stolen_ns && gap.length_ns - gap.stolen_ns > sum->unaccounted_ns)
@@ -182,21 +186,20 @@ static void step(struct observer *observer, const struct point *now, uint64_t af
 	uint64_t interval_ns = after_ns - now->before_ns;
 	bool is_gap = interval_ns >= observer->args->gap_ns;
 	uint64_t grown_ns = 0;
-	bool possible = false;
 
 	if (bracket_ns < sum->step_ns)
 		sum->step_ns = bracket_ns;
 	if (now->count < observer->last.count)
 		add_decrease(observer, now);
 	else
-		possible = growth(observer, now, bracket_ns, &grown_ns);
+		grown_ns = growth(observer, now, bracket_ns);
 
 	if (is_gap || gap->length_ns)
 		sum->gaps_stolen_ns += grown_ns;
 	else if (grown_ns > bracket_ns - sum->step_ns)
 		sum->quiet_excess_ns += grown_ns - (bracket_ns - sum->step_ns);
 
-	if (bracket_ns < QUICK * sum->step_ns && sum->looks > WARM_UP) {
+	if (bracket_ns < sum->step_ns + QUICK_NS && sum->looks > WARM_UP) {
 		sum->quick_ns += interval_ns;
 		sum->quick_advances += now->count > observer->last.count;
 		sum->quick_grown_ns += grown_ns;
@@ -211,7 +214,7 @@ static void step(struct observer *observer, const struct point *now, uint64_t af
 	} else {
 		sum->quiet_ns += interval_ns;
 	}
-	gap->broken |= !possible;
+	gap->broken |= now->count < observer->last.count;
 	if (!is_gap && gap->length_ns)
 		end_gap(observer, now->count);
 }
@@ -309,8 +312,7 @@ enum outcome observe(struct pages *pages, const struct observe_args *args,
 		after_ns = raw_ns();
 		if (outcome == OK)
 			add_sample(&observer, &sample, before_ns, after_ns);
-		before_ns = observer.gap_ended ? raw_ns() : after_ns;
-		observer.gap_ended = false;
+		before_ns = after_ns;
 		if (outcome == OK && round % OTHER_EVERY == 0)
 			outcome = sample_other(&observer, pages);
 		if (outcome == BUSY)

@@ -19,8 +19,8 @@ _LONG_NS = 100_000_000
 """And at least so much of it."""
 _QUICK_ADVANCES = 3
 """How often a count may grow while there was no time to leave the vCPU."""
-_SLEPT = 0.02
-"""Part of a usual sleep that may be counted."""
+_SLEPT = 0.01
+"""Part of an undisturbed sleep that may be counted."""
 _EXCESS = 0.001
 """Part of the time from which nothing is missing that may be counted as stolen all the same: the
 clocks of host and guest are rounded differently."""

@@ -201,8 +201,9 @@ def lost(guest: Guest) -> Finding:
             "the host takes slices of time and does not report all of them: ask who runs it",
             **figures,
         )
-    if whole.uncounted > max(_LOST, whole.gaps // 20):
-        return warned(f"{text}, of other lengths than those that were", _WAY_OUT, **figures)
+    text += ", of other lengths than those that were" if whole.uncounted else ""
+    if whole.uncounted > max(_LOST, whole.gaps // 4):
+        return warned(text, _WAY_OUT, **figures)
     return passed(text, **figures)
 
 

@@ -122,11 +122,13 @@ def _line(length_ns: Floats, stolen_ns: Floats, confidence: float) -> Line | Non
     half = z * np.sqrt(n * (n - 1) * (2 * n + 5) / 18)
     lowest = max(0, round((len(slopes) - half) / 2))
     highest = min(len(slopes) - 1, round((len(slopes) + half) / 2))
-    slope = float(np.median(slopes))
-    if slopes[lowest] <= 0 or slope <= 0:
+    low, slope, high = (
+        float(each) for each in (slopes[lowest], np.median(slopes), slopes[highest])
+    )
+    if low <= 0:
         return None  # the count does not depend on what is missing
     constant_ns = float(np.median(length_ns - slope * stolen_ns))
-    return Line(1 / slope, 1 / slopes[highest], 1 / slopes[lowest], constant_ns)
+    return Line(1 / slope, 1 / high, 1 / low, constant_ns)
 
 
 def _likeness(uncounted_ns: Floats, counted_ns: Floats) -> float:
