@@ -25,6 +25,7 @@ _ENOUGH = 20
 _USUAL = 0.25
 """Three of four naps may be disturbed."""
 _PATIENCE_S = 10
+_IMPOSSIBLE_NS = 1 << 62
 
 
 class Naps:
@@ -78,12 +79,14 @@ def take_naps(reader: MappedReader, cpus: Sequence[int]) -> Naps:
 def _naps(reader: MappedReader, cpu: int, stop: threading.Event) -> npt.NDArray[np.void]:
     naps = np.zeros(_NAPS, NAP)
     taken = 0
-    while taken < _NAPS and not stop.is_set():
+    for _ in range(_NAPS):
+        if stop.is_set():
+            break
         before, began_ns = reader.read(cpu), time.monotonic_ns()
         time.sleep(NAP_NS / 1e9)
         passed_ns, after = time.monotonic_ns() - began_ns, reader.read(cpu)
-        if before.epoch == after.epoch:
-            grown_ns = after.stolen_ns - before.stolen_ns
+        grown_ns = after.stolen_ns - before.stolen_ns
+        if before.epoch == after.epoch and abs(grown_ns) < _IMPOSSIBLE_NS:  # else others judge it
             naps[taken] = (NAP_NS, passed_ns - NAP_NS, grown_ns)
             taken += 1
     return naps[:taken]
