@@ -187,7 +187,7 @@ def _grew(comparison: Comparison) -> Finding:
         # How long it has been running since the snapshot is not known, but since the record.
         passed_ns = max(passed_ns, comparison.real_ns or comparison.now.ended.boottime_ns)
     within_ns = _with_slack(passed_ns)
-    rows = [row for row in comparison.rows if row.fate not in (Fate.UNKNOWN, Fate.GONE)]
+    rows = comparison.with_fate(Fate.WENT_ON, Fate.LOWER, Fate.RESTARTED)
     if not rows:
         return skipped("no CPU has a count now that it had before")
     grown_ns = [_grown_ns(row) for row in rows]
@@ -366,6 +366,7 @@ def _fates(rows: Sequence[Compared]) -> str:
     texts = {
         Fate.WENT_ON: "went on",
         Fate.LOWER: "set back with the snapshot",
+        Fate.EARLIER: "set back into an earlier epoch",
         Fate.RESTARTED: "began anew",
     }
     groups = {text: [r for r in rows if r.fate == fate] for fate, text in texts.items()}

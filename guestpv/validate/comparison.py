@@ -50,7 +50,9 @@ class Fate(Enum):
     WENT_ON = auto()
     """In its epoch."""
     LOWER = auto()
-    """In the same epoch, or in one that was over."""
+    """In the same epoch."""
+    EARLIER = auto()
+    """It is in an epoch that was over when it was recorded."""
     RESTARTED = auto()
     """It is in a newer epoch."""
 
@@ -137,7 +139,7 @@ class Comparison:
         elif now["epoch"] > before["epoch"]:
             return Fate.RESTARTED
         elif now["epoch"] < before["epoch"]:
-            return Fate.LOWER
+            return Fate.EARLIER
         return Fate.LOWER if now["stolen_ns"] < before["stolen_ns"] else Fate.WENT_ON
 
     def with_fate(self, *fates: Fate) -> list[Compared]:
@@ -166,8 +168,8 @@ def _objections(comparison: Comparison) -> Iterator[tuple[str, str]]:
     same_boot = before.boot_id == now.boot_id
     if before.source != now.source:
         yield f"The record is of {_kind(before)}, and this is {_kind(now)}", _SAME
-    if not same_boot and _differ(before.machine, now.machine) and event != Event.CLONED:
-        yield "The record is of another machine", f"{_SAME}, or say --event cloned"
+    if not same_boot and _differ(before.machine, now.machine):
+        yield "The record is of another machine", _SAME
     if not event.same_boot:
         if same_boot:
             yield (

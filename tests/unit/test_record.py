@@ -236,8 +236,11 @@ def test_each_name_is_needed_and_more_may_come(record):
     assert equal(parse(json.dumps(good | {"later": [1]}).encode()), record)
 
 
-def test_a_call_that_was_not_made_then_is_unknown(record):
+def test_what_is_unknown_is_null_or_missing(record):
+    record.cpus["epoch_stolen_ns"][1], record.cpus["valid"][1] = NO_COUNT, False
     good = json.loads(written(record))
+    one = good["cpus"][1]
+    assert one["epoch_stolen_ns"] is one["stolen_ns"] is one["answers"]["st_return"] is None
     del good["cpus"][0]["answers"]["st_return"]
     assert parse(json.dumps(good).encode()).cpus[0]["st_return"] == NOT_CALLED
     good["cpus"][0]["epoch_stolen_ns"] = None
