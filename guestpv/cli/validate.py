@@ -131,7 +131,8 @@ def validate(
         raise typer.BadParameter("--json and --tap are two formats of one report")
     before = read_record(compare) if compare else None
     if record:
-        of_a_run = (only, skip, quick, disruptive, wait, host_account, junit, as_tap)
+        # Not --host-account, which may come from the environment.
+        of_a_run = (only, skip, quick, disruptive, wait, junit, as_tap)
         if not compare and any(of_a_run):
             raise typer.BadParameter("--record runs no check, unless it is given with --compare")
         record_guest(record, source, as_json and not compare)

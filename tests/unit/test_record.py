@@ -301,6 +301,13 @@ def test_a_record_goes_through_pipes(guestpv, machine):
         assert parse(done.stdout.encode()).instance == machine.header["instance"]
 
 
+def test_where_the_hosts_account_is_known_a_record_is_made(guestpv, machine, tmp_path, monkeypatch):
+    """As in every guest of the lab, where the environment has it."""
+    monkeypatch.setenv("GUESTPV_HOST_ACCOUNT", "localhost:1")
+    file = str(tmp_path / "before.json")
+    assert guestpv("validate", "--source", machine.path, "--record", file).returncode == 0
+
+
 def test_a_record_alone_runs_no_check(guestpv, machine, tmp_path):
     for option in "--quick", "--tap", "--only=life", "--junit=x", "--wait=1":
         done = guestpv(
