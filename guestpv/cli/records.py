@@ -54,6 +54,25 @@ guestpv.validate/1, one object:
       host.agrees            errors: of each cpu, host_ns, error_ns: how much more the count grew,
                              uncertainty_ns of that
       life.paused            warned: stood_still_s, give or take a second
+      life.continues         failed: cpus, lost_ns of each
+      life.announced         warned or failed: cpus
+      life.grew              grown_ns, the most of a CPU, and passed_ns; failed: cpus
+      life.stayed            warned or failed: cpus
+      life.interface         failed: cpus
+
+guestpv.validate-record/1, one object, which validate --record writes and --compare reads; the
+numbers of states, reasons and the like are those of kmod/uapi/guestpv.h:
+    source          device or image; guestpv (its version), kernel (uname -r)
+    machine         a hash of /etc/machine-id, of guestpv's own; null where there is none
+    boot_id         as in /proc/sys/kernel/random/boot_id; generation: of the VM by /dev/vmclock0,
+                    or null
+    began, ended    clocks before the counts were read, and after it: monotonic_raw_ns, boottime_ns,
+                    realtime_ns, and rtc_s (null where there is no RTC)
+    instance, sequence, smccc_version, conduit: of the header; possible: how many CPUs there can be
+    cpus            of each that is not absent: cpu, state, origin, fault, reason, epoch, revision,
+                    attributes, stolen_ns (null: not to be had, or not to be interpreted),
+                    epoch_stolen_ns (null: none was seen), ipa, st_call, and answers: what each call
+                    returned, null where it was not made
 
 guestpv.checks/1, one object, for validate --list:
     checks          of each: id, group, promise, clause, effect, live (whether it needs a
@@ -73,7 +92,6 @@ guestpv.watch/1, an object a line, one for each interval:
 """
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -92,10 +110,14 @@ MOST_EXACT = 2**53 - 1
 
 
 def write(schema: str, record: dict[str, Any]) -> None:
-    """Write one object as a line. Integers that a double might round become decimal strings."""
+    """Write one object as a line."""
+    print(dumps(schema, record), flush=True)
+
+
+def dumps(schema: str, record: dict[str, Any]) -> str:
+    """As one line. Integers that a double might round become decimal strings."""
     record = {"schema": schema, "time_s": round(time.time(), 6), **record}
-    json.dump(_interoperable(record), sys.stdout)
-    print(flush=True)
+    return json.dumps(_interoperable(record))
 
 
 def _interoperable(value: Any) -> Any:

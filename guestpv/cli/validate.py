@@ -15,6 +15,13 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from guestpv.cli.compare import (
+    CompareOption,
+    EventOption,
+    RecordOption,
+    read_record,
+    record_guest,
+)
 from guestpv.cli.options import JsonOption, SourceOption
 from guestpv.cli.records import write
 from guestpv.cli.source import open_source
@@ -87,6 +94,9 @@ def validate(
             help="Where the host's own account is given: a line 'VCPU NANOSECONDS' for each.",
         ),
     ] = None,
+    record: RecordOption = None,
+    compare: CompareOption = None,
+    event: EventOption = None,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write a report in JUnit's XML.")
     ] = None,
@@ -103,13 +113,31 @@ def validate(
     Every vCPU is kept busy and watched from itself, which judges the hypervisor's account without
     anybody's word on the host. If the module is not loaded, it is for the run, where root asks for
     it. The exit code is 0 only if no check failed, and 11 if one did.
+
+    What happens to the VM is judged from a record: --record FILE, then migrate it, or save and
+    restore, clone, reboot it, and --compare FILE --event EVENT.
     """
+    if (compare is None) != (event is None):
+        raise typer.BadParameter("--compare and --event go together: what happened since FILE?")
+    if compare and not only:
+        from guestpv.validate.compare import IDS
+
+        only = [*IDS]
     checks = _selected(only or [], skip or [])
     if list_only:
         _list(checks, as_json)
         return
     if as_json and as_tap:
         raise typer.BadParameter("--json and --tap are two formats of one report")
+    before = read_record(compare) if compare else None
+    if record:
+        # Not --host-account, which may come from the environment.
+        of_a_run = (only, skip, quick, disruptive, wait, junit, as_tap)
+        if not compare and any(of_a_run):
+            raise typer.BadParameter("--record runs no check, unless it is given with --compare")
+        record_guest(record, source, as_json and not compare)
+        if not compare:
+            return
     try:
         with _interruptible(), ExitStack() as stack:
             file = stack.enter_context(_created(junit)) if junit else None
@@ -118,7 +146,14 @@ def validate(
 
             from guestpv.validate import Guest, Options
 
-            options = Options(_QUICK_S if quick else _DEFAULT_S, disruptive, wait, host_account)
+            options = Options(
+                observe_s=_QUICK_S if quick else _DEFAULT_S,
+                disruptive=disruptive,
+                wait_s=wait,
+                host_account=host_account,
+                before=before,
+                event=event,
+            )
             guest = Guest(path, options)
             stack.callback(lambda: guest.reader.close())
             if guest.live and (cpus := guest.unwatchable):

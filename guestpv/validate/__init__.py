@@ -7,19 +7,23 @@ A module for each group of checks; `check` says what a check is, `guest` gathers
 
 from guestpv.validate.catalogue import catalogue, select
 from guestpv.validate.check import Check, Effect, Finding, Level, Verdict
+from guestpv.validate.comparison import Event
 from guestpv.validate.guest import Guest, Options
 from guestpv.validate.hostaccount import HostAccount
+from guestpv.validate.record import Record
 from guestpv.validate.runner import Outcome, run
 
 __all__ = [
     "Check",
     "Effect",
+    "Event",
     "Finding",
     "Guest",
     "HostAccount",
     "Level",
     "Options",
     "Outcome",
+    "Record",
     "Verdict",
     "catalogue",
     "run",

@@ -20,7 +20,9 @@ from guestpv.latency.observation import LongGaps, Observations, observe
 from guestpv.page.abi import DEVICE, NOT_CALLED, Origin, State
 from guestpv.source.mapped import MappedReader
 from guestpv.source.reader import Snapshot
+from guestpv.validate.comparison import Comparison, Event, compare
 from guestpv.validate.disruption import (
+    CHECK_MS,
     CPUS,
     Progress,
     Resumed,
@@ -32,6 +34,7 @@ from guestpv.validate.disruption import (
 from guestpv.validate.hostaccount import HostAccount, HostView
 from guestpv.validate.kernelwatch import KernelWatch, Sample
 from guestpv.validate.proportion import CONFIDENCE, Proportion, proportion
+from guestpv.validate.record import Record, take
 
 _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
@@ -56,6 +59,10 @@ class Options:
     """Whether to leave isolated CPUs alone."""
     host_account: HostAccount | None = None
     """Where the host's own account can be read."""
+    before: Record | None = None
+    """The guest as it was before *event*."""
+    event: Event | None = None
+    """What happened to the VM since then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +277,23 @@ class Guest:
             return "it removes the module for a moment: see --disruptive"
         return reload(self.reader, self.open, self.progress)
 
+    @cached_property
+    def compared(self) -> Comparison | str:
+        """The guest as it is now beside *before*, or why there is nothing to compare.
+
+        Raises MismatchError if *before* is of another guest, or *event* can't have happened.
+        """
+        before, event = self.options.before, self.options.event
+        if before is None or event is None:
+            return "it takes a record and an event: see --record, --compare and --event"
+        until_s = time.monotonic() + _looked_within_s()
+        while True:
+            comparison = compare(before, take(self.reader), event)
+            if not comparison.unannounced() or time.monotonic() > until_s:
+                return comparison
+            self.progress("waiting for the module to look at counts that are lower")
+            time.sleep(0.1)
+
     def stood_still_s(self) -> float | None:
         """For how long the VM has been stopped since the run began; None if that can't be known.
 
@@ -284,6 +308,12 @@ class Guest:
         """Open the source again."""
         self.reader = MappedReader(self._path)
         return self.reader
+
+
+def _looked_within_s() -> float:
+    """How long the module may take to see that a count is lower; on an idle CPU it is late."""
+    check_ms = _content(str(CHECK_MS))
+    return 3 * int(check_ms) / 1000 if check_ms else 0.0
 
 
 def _allowed(cpus: Sequence[int]) -> set[int]:
