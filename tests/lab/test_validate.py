@@ -25,6 +25,7 @@ from guestpv.validate import catalogue
 from guestpv.validate.compare import IDS as COMPARING
 from pvlab import Lab
 from pvlab.cache import CHECKOUT
+from pvlab.faults import Lie
 
 BASE = 0x090A0000
 """Where QEMU's virt machine puts the first structure; the next follow at 64 bytes."""
@@ -165,6 +166,22 @@ def frozen(lab: Lab) -> Iterator[None]:
         yield
 
 
+def lying(**lie: Any) -> Arrange:
+    """The count says something else than what was stolen, under contention; a new one is true."""
+
+    @contextmanager
+    def arrange(lab: Lab) -> Iterator[None]:
+        with lab.lying(Lie(**lie)):
+            lab.steal(50)
+            try:
+                yield
+            finally:
+                lab.steal(0)
+        claim_again(lab)
+
+    return arrange
+
+
 def leaping_at_hotplug(lab: Lab) -> AbstractContextManager[None]:
     return lab.creeping_count(ipa(1), by_ns=1 << 40)
 
@@ -284,6 +301,11 @@ CLAIM = [
     Fault("forward by an hour", "gaps.bound", stepping(0, 3600 * 10**9)),
     Fault("at 2^64 - 1", "counter.plausible", at_its_end),
     Fault("frozen", "counter.grows", frozen),
+    Fault("half is hidden", "gaps.proportion", lying(scale=0.5), tries=3),
+    Fault("a tenth is hidden", "gaps.proportion", lying(scale=0.9), tries=3),
+    Fault("microseconds", "gaps.proportion", lying(scale=0.001), tries=3),
+    Fault("one slice in ten is lost", "gaps.lost", lying(lose_every=10), tries=3),
+    Fault("halted time is counted", "counter.idle", lying(counts_halted=True), tries=3),
     Fault("creeping", "counter.still", creeping, tries=5),
     Fault("written in halves", "counter.whole", lambda lab: lab.tearing_count(ipa(0))),
     Fault("a kernel that accounts for none", "kernel.agrees", busy, verdict="warn"),
@@ -424,7 +446,12 @@ def judged(lab: Lab, **options: Any) -> dict[str, list[str]]:
 
 
 def not_passed(findings: dict[str, list[str]]) -> dict[str, str]:
-    return {id: verdict for id, (verdict, _, _) in findings.items() if verdict != "pass"}
+    """By check; without what this machine, which is the host's host, takes when it is busy."""
+    verdicts = {id: verdict for id, (verdict, _, _) in findings.items() if verdict != "pass"}
+    for check in "gaps.proportion", "gaps.lost":
+        if verdicts.get(check) in ("warn", "skip"):
+            del verdicts[check]
+    return verdicts
 
 
 @pytest.fixture(scope="module")
