@@ -12,7 +12,7 @@ from itertools import groupby
 import numpy as np
 
 from guestpv.cpulist import listed
-from guestpv.page.abi import CALLS, NO_COUNT, NOT_CALLED, Reason
+from guestpv.page.abi import CALLS, NO_COUNT, NOT_CALLED, NOT_SUPPORTED, Reason
 from guestpv.page.names import reason_text
 from guestpv.validate.check import (
     CHECKS,
@@ -36,8 +36,6 @@ _RATE = 0.001
 """Part of the time by which the clocks of two hosts may differ, and those of host and guest."""
 _RTC_NS = 2_000_000_000
 """Two readings of a clock that counts seconds, and what passed between it and the others."""
-
-_REFUSED = (-1, 0xFFFFFFFF)
 
 Judge = Callable[[Comparison], Finding]
 
@@ -308,7 +306,7 @@ def interface(comparison: Comparison) -> Finding:
         return failed("SMCCC is of an older version", "see 'guestpv info'")
     changed = list(_changed(comparison))
     text = "; ".join(_by_cpus(changed))
-    if refused := [each for each in changed if each[3] in _REFUSED and each[2] >= 0]:
+    if refused := [each for each in changed if each[3] in NOT_SUPPORTED and each[2] >= 0]:
         return failed("; ".join(_by_cpus(refused)), "see 'guestpv info'")
     if changed and comparison.event.same_boot and comparison.event != Event.HOST_UPGRADED:
         return warned(text, "nothing that happened to the VM should change what it is answered")
@@ -331,7 +329,7 @@ def _changed(comparison: Comparison) -> Iterator[tuple[int, str, int, int]]:
         ):
             if NOT_CALLED in (earlier, later) or earlier == later:
                 continue
-            if field != "st_return" or earlier in _REFUSED or later in _REFUSED:
+            if field != "st_return" or earlier in NOT_SUPPORTED or later in NOT_SUPPORTED:
                 yield cpu, call, earlier, later
 
 

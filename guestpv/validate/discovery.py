@@ -7,13 +7,11 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.page import abi
-from guestpv.page.abi import CALLS, NOT_CALLED
+from guestpv.page.abi import CALLS, NOT_CALLED, NOT_SUPPORTED
 from guestpv.validate.check import Finding, Level, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
 
 _SMCCC_1_1 = 0x10001
-_NOT_SUPPORTED = (-1, 0xFFFFFFFF)
-"""As an int64, which the merged interface returns, and as the draft's int32."""
 
 _ANSWERS = (
     *("arch_features", "features_self", "features_st", "features_st_draft"),
@@ -113,7 +111,7 @@ def refusals(guest: Guest) -> Finding:
             answer = int(entries[field][cpu])
             if answer in (0, NOT_CALLED) or (field == "arch_features" and answer > 0):
                 continue
-            if answer not in _NOT_SUPPORTED:
+            if answer not in NOT_SUPPORTED:
                 return failed(f"cpu{cpu}: {field} is {_hex(answer)}, neither success nor refusal")
             kinds.add("int64" if answer == -1 else "int32")
     return passed(f"as {' and '.join(sorted(kinds))}" if kinds else "nothing was refused")
