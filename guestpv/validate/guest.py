@@ -34,7 +34,7 @@ from guestpv.validate.disruption import (
 from guestpv.validate.hostaccount import HostAccount, HostView
 from guestpv.validate.kernelwatch import KernelWatch, Sample
 from guestpv.validate.proportion import CONFIDENCE, Proportion, proportion
-from guestpv.validate.record import Record, take
+from guestpv.validate.record import Record, rtc_s, take
 
 _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
@@ -187,7 +187,7 @@ class Guest:
     def naps(self) -> Naps:
         """What the count of each vCPU that is judged does while that sleeps."""
         self.progress("letting the vCPUs sleep")
-        return take_naps(self.reader, self.watched.judged["cpu"].astype(int).tolist())
+        return take_naps(self.reader, self.watched.judged["cpu"].tolist())
 
     @cached_property
     def watched(self) -> Watched:
@@ -198,7 +198,7 @@ class Guest:
     @cached_property
     def proportions(self) -> tuple[Proportion, dict[int, Proportion]]:
         """What the long gaps of all vCPUs that are judged say together, and those of each."""
-        gaps, cpus = self.watched.long_gaps, self.watched.judged["cpu"].astype(int).tolist()
+        gaps, cpus = self.watched.long_gaps, self.watched.judged["cpu"].tolist()
         # Each of many may be off by chance, so each has to be surer of itself.
         confidence = 1 - (1 - CONFIDENCE) / len(cpus)
         each = {cpu: proportion(gaps[gaps["cpu"] == cpu], confidence) for cpu in cpus}
@@ -357,7 +357,7 @@ class Clocks:
         return cls(
             time.monotonic(),
             time.clock_gettime(time.CLOCK_BOOTTIME),
-            _rtc_s(),
+            rtc_s(),
             _content("/sys/power/suspend_stats/success"),
         )
 
@@ -375,11 +375,6 @@ class Clocks:
         if self.rtc_s is None or earlier.rtc_s is None:
             return None
         return (self.rtc_s - earlier.rtc_s) - (self.boot_s - earlier.boot_s)
-
-
-def _rtc_s() -> int | None:
-    seconds = _content("/sys/class/rtc/rtc0/since_epoch")
-    return int(seconds) if seconds else None
 
 
 def _content(path: str) -> str:

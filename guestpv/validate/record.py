@@ -74,7 +74,7 @@ class Moment:
     @classmethod
     def now(cls) -> "Moment":
         clocks = {name: time.clock_gettime_ns(clock) for name, clock in _CLOCKS.items()}
-        return cls(**clocks, rtc_s=_rtc_s())
+        return cls(**clocks, rtc_s=rtc_s())
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,8 @@ def _read(reader: MappedReader) -> tuple[np.void, npt.NDArray[np.void]]:
     return before, cpus
 
 
-def _rtc_s() -> int | None:
+def rtc_s() -> int | None:
+    """Seconds by the RTC, which goes on while the VM is stopped; None where there is none."""
     try:
         return int(_RTC.read_text())
     except (OSError, ValueError):
