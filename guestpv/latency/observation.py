@@ -136,8 +136,7 @@ def observe(
     errors: list[BaseException] = []
     unwatched: dict[int, str] = {}
     seen: dict[int, tuple[Observations, LongGaps]] = {}
-    began = time.monotonic()
-    until = began + seconds
+    until = time.monotonic() + seconds
     running: set[int] = set()
 
     def watch(cpu: int, other: int) -> None:

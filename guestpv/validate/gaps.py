@@ -158,10 +158,7 @@ _LOOKS = {
     2.0: "the double of it",
     1e-3: "microseconds in the place of nanoseconds",
     1e-6: "milliseconds in the place of nanoseconds",
-    **{
-        mhz / 1000: f"ticks of a counter of {mhz:g} MHz"
-        for mhz in (19.2, 24, 25, 50, 54, 62.5, 100)
-    },
+    **{mhz / 1000: f"ticks of a counter of {mhz:g} MHz" for mhz in _COUNTERS_MHZ},
 }
 
 
