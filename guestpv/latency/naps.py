@@ -16,10 +16,10 @@ from guestpv._native import pin
 from guestpv.errors import StructureError
 from guestpv.source.mapped import MappedReader
 
-NAP = np.dtype([("slept_ns", np.int64), ("late_ns", np.int64), ("grown_ns", np.int64)])
-"""One sleep: how long it should have been, by how much it was longer, what the count grew by."""
-
 NAP_NS = 10_000_000
+NAP = np.dtype([("late_ns", np.int64), ("grown_ns", np.int64)])
+"""One sleep: by how much it was longer than `NAP_NS`, and what the count grew by."""
+
 _NAPS = 50
 _ENOUGH = 20
 _USUAL = 0.25
@@ -28,28 +28,24 @@ _PATIENCE_S = 10
 _IMPOSSIBLE_NS = 1 << 62
 
 
-class Naps:
-    """What was seen of each CPU: arrays of `NAP` rows."""
-
-    def __init__(self, naps: dict[int, npt.NDArray[np.void]]) -> None:
-        self._naps = naps
-
-    def counted_share(self, cpu: int) -> float | None:
-        """What part of undisturbed sleep was counted as stolen; None if there was too little."""
-        naps = self._naps.get(cpu)
-        if naps is None or len(naps) < _ENOUGH:
-            return None
-        excess_ns = naps["grown_ns"] - naps["late_ns"]
-        return float(np.quantile(excess_ns / naps["slept_ns"], _USUAL))
+Naps = npt.NDArray[np.void]
+"""An array of `NAP` rows."""
 
 
-def take_naps(reader: MappedReader, cpus: Sequence[int]) -> Naps:
+def counted_share(naps: Naps) -> float | None:
+    """What part of undisturbed sleep was counted as stolen; None if there was too little."""
+    if len(naps) < _ENOUGH:
+        return None
+    return float(np.quantile((naps["grown_ns"] - naps["late_ns"]) / NAP_NS, _USUAL))
+
+
+def take_naps(reader: MappedReader, cpus: Sequence[int]) -> dict[int, Naps]:
     """Let a thread on each of *cpus* sleep some dozens of times, all at the same time: 1 s or so.
 
-    A CPU on which that can't be done is left out. Raises as `Reader.read` does, but for a structure
-    that can't be interpreted: its CPU is left out.
+    Returns an array of `NAP` for each CPU; it is empty where that can't be done, or its structure
+    can't be interpreted. Else raises as `Reader.read` does.
     """
-    naps: dict[int, npt.NDArray[np.void]] = {}
+    naps = {cpu: np.zeros(0, NAP) for cpu in cpus}
     errors: list[BaseException] = []
     stop = threading.Event()
 
@@ -73,10 +69,10 @@ def take_naps(reader: MappedReader, cpus: Sequence[int]) -> Naps:
         stop.set()
     if errors:
         raise errors[0]
-    return Naps(dict(naps))
+    return dict(naps)
 
 
-def _naps(reader: MappedReader, cpu: int, stop: threading.Event) -> npt.NDArray[np.void]:
+def _naps(reader: MappedReader, cpu: int, stop: threading.Event) -> Naps:
     naps = np.zeros(_NAPS, NAP)
     taken = 0
     for _ in range(_NAPS):
@@ -87,6 +83,6 @@ def _naps(reader: MappedReader, cpu: int, stop: threading.Event) -> npt.NDArray[
         passed_ns, after = time.monotonic_ns() - began_ns, reader.read(cpu)
         grown_ns = after.stolen_ns - before.stolen_ns
         if before.epoch == after.epoch and abs(grown_ns) < _IMPOSSIBLE_NS:  # else others judge it
-            naps[taken] = (NAP_NS, passed_ns - NAP_NS, grown_ns)
+            naps[taken] = (passed_ns - NAP_NS, grown_ns)
             taken += 1
     return naps[:taken]

@@ -7,6 +7,7 @@ import numpy as np
 
 from guestpv.account.delta import delta
 from guestpv.cpulist import listed
+from guestpv.latency.naps import counted_share
 from guestpv.latency.observation import GAP_NS, SCHEDSTAT
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped
 from guestpv.validate.guest import Guest
@@ -131,8 +132,6 @@ def still(guest: Guest) -> Finding:
     creeps = (rows["quick_advances"] >= _QUICK_ADVANCES) | (
         rows["quiet_excess_ns"] > _EXCESS * rows["quiet_ns"] + GAP_NS
     )
-    quick_ns = int(rows["quick_ns"].sum())
-    text = f"it grew {int(rows['quick_advances'].sum()):,} times in {_s(quick_ns)} CPU-s of steps"
     if creeps.any():
         worst = rows[creeps][int(np.argmax(rows["quick_grown_ns"][creeps]))]
         return failed(
@@ -142,7 +141,11 @@ def still(guest: Guest) -> Finding:
             "somebody else than the host's scheduler writes the count: no part of it is stolen"
             " time for sure",
         )
-    return passed(f"{text} that are too short to leave the vCPU in")
+    advances, quick_ns = int(rows["quick_advances"].sum()), int(rows["quick_ns"].sum())
+    return passed(
+        f"it grew {advances:,} times in {_s(quick_ns)} CPU-s of steps that are too short to leave"
+        " the vCPU in"
+    )
 
 
 @check(
@@ -156,7 +159,7 @@ def idle(guest: Guest) -> Finding:
     shares = {
         cpu: share
         for cpu in guest.watched.judged["cpu"].tolist()
-        if (share := guest.naps.counted_share(cpu)) is not None
+        if (share := counted_share(guest.naps[cpu])) is not None
     }
     if not shares:
         return skipped("no vCPU slept undisturbed")

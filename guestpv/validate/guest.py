@@ -184,7 +184,7 @@ class Guest:
         return {cpu: why for cpu, why in sorted(reasons.items()) if why}
 
     @cached_property
-    def naps(self) -> Naps:
+    def naps(self) -> dict[int, Naps]:
         """What the count of each vCPU that is judged does while that sleeps."""
         self.progress("letting the vCPUs sleep")
         return take_naps(self.reader, self.watched.judged["cpu"].tolist())

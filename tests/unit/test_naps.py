@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from guestpv.latency.naps import NAP, Naps, take_naps
+from guestpv.latency.naps import NAP, counted_share, take_naps
 from guestpv.source.mapped import MappedReader
 
 CPU = min(os.sched_getaffinity(0))
@@ -32,7 +32,7 @@ def shares(machine_of):
         thread.start()
         try:
             with MappedReader(machine.path) as reader:
-                return take_naps(reader, [CPU]).counted_share(CPU)
+                return counted_share(take_naps(reader, [CPU])[CPU])
         finally:
             over.set()
             thread.join()
@@ -50,23 +50,23 @@ def test_sleep_that_is_not_counted(shares):
 
 def naps_of(late_ns, grown_ns):
     naps = np.zeros(len(late_ns), NAP)
-    naps["slept_ns"], naps["late_ns"], naps["grown_ns"] = 10_000_000, late_ns, grown_ns
-    return Naps({0: naps})
+    naps["late_ns"], naps["grown_ns"] = late_ns, grown_ns
+    return naps
 
 
 def test_waking_late_because_of_the_host_is_no_sleep_that_is_counted():
     rng = np.random.default_rng(0)
     waited_ns = rng.integers(0, 10_000_000, 30)
-    assert naps_of(waited_ns + 300_000, waited_ns).counted_share(0) <= 0
+    assert counted_share(naps_of(waited_ns + 300_000, waited_ns)) <= 0
 
 
 def test_being_woken_by_something_else_more_often_than_not_is_none_either():
     grown_ns = np.where(np.arange(30) % 3, 8_000_000, 0)
-    assert naps_of(np.full(30, 300_000), grown_ns).counted_share(0) <= 0
+    assert counted_share(naps_of(np.full(30, 300_000), grown_ns)) <= 0
 
 
 def test_a_cpu_that_did_not_sleep_has_no_share(machine_of):
     with MappedReader(machine_of(2).path) as reader:
         naps = take_naps(reader, [4095])
-    assert naps.counted_share(4095) is None
-    assert naps_of([0] * 19, [0] * 19).counted_share(0) is None
+    assert counted_share(naps[4095]) is None
+    assert counted_share(naps_of([0] * 19, [0] * 19)) is None
