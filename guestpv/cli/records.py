@@ -45,9 +45,19 @@ guestpv.validate/1, one object:
       counter.monotonic      failed: cpu, decreases: how often it went back
       counter.passed         errors: cpu and error_ns of each, the time that a look takes;
                              failed: cpu, leaps: how often, excess_ns: by how much at worst
-      counter.still          failed: cpu
+      counter.idle           counted_shares: of each cpu's undisturbed sleep, what part was counted
       counter.whole          failed: cpu
       gaps.bound             failed: cpu, reported_ns as stolen, missing_ns: no more can be
+      gaps.proportion        gaps, long ones that are judged, and switched: in which the guest ran
+                             something else; interrupts_ns of the guest, by cpu; factor, with
+                             factor_low and factor_high: what is counted of what is missing, of all
+                             vCPUs together, and constant_ns, what is missing of each gap beside
+                             that; factors by cpu (null: too few gaps); long_gaps: of each, cpu,
+                             began_ns, length_ns, stolen_ns, switches, as
+                             guestpv.latency.observation.LONG_GAP says, to be judged again
+      gaps.lost              gaps, uncounted: those that were not counted at all, like_counted: what
+                             part of these is as long as the counted ones, longer_than_counted: how
+                             many were counted and are longer than that explains
       gaps.share             of all vCPUs together: gaps, missing_ns in them, stolen_ns of it,
                              waited_in_guest_ns for other tasks, longest_ns of all gaps
       kernel.agrees          procstat_steal_ns and stolen_ns over the same interval
