@@ -95,13 +95,10 @@ def proportional(guest: Guest) -> Finding:
         "factor_high": round(whole.line.high, 6),
         "constant_ns": round(whole.line.constant_ns),
     }
-    wrong = [cpu for cpu, one in each.items() if one.line and _is_off(one, one.line)]
-    if not wrong and _is_off(whole, whole.line):
-        wrong = cpus
-    if wrong:
-        # The one that is the surest, or all together if that is surer still.
-        lines = [one.line for cpu, one in each.items() if cpu in wrong and one.line]
-        line = min([whole.line, *lines] if len(wrong) == len(cpus) else lines, key=_width)
+    off = {cpu: one.line for cpu, one in each.items() if one.line and _is_off(one, one.line)}
+    if off or _is_off(whole, whole.line):
+        wrong = list(off) or cpus
+        line = min(off.values(), key=_width) if off else whole.line  # the surest
         return failed(
             f"cpu{listed(wrong)}: {_said(line)} of what is missing is counted, in"
             f" {whole.gaps:,} gaps{_looks_like(line)}",

@@ -85,7 +85,7 @@ def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
     counted = stolen_ns > _COUNTED * length_ns
     if counted.sum() < max(_ENOUGH, len(judged) // 5):  # or hardly anything is counted of any
         counted = stolen_ns > 0
-    line = _line(length_ns[counted], stolen_ns[counted], confidence)
+    line = _line(judged["cpu"][counted], length_ns[counted], stolen_ns[counted], confidence)
     factor = line.factor if line else 1.0
     uncounted = stolen_ns < _COUNTED * factor * length_ns
     expected_ns = stolen_ns / factor + (line.constant_ns if line else 0)
@@ -101,25 +101,31 @@ def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
     )
 
 
-def _line(length_ns: Floats, stolen_ns: Floats, confidence: float) -> Line | None:
+def _line(
+    cpus: npt.NDArray[np.uint64], length_ns: Floats, stolen_ns: Floats, confidence: float
+) -> Line | None:
     """Sen (1968): the median slope of all pairs; its interval by Kendall's variance of their order.
+
+    Each vCPU has a constant of its own, so a pair is of one: between two that differ in how long
+    their gaps are, the difference of their constants would pass for a slope.
 
     scipy.stats.theilslopes does the same (a test compares the two) and is a hundred times as large
     as guestpv, in guests that have little.
     """
     if len(length_ns) > _MOST:
         chosen = np.random.default_rng(0).choice(len(length_ns), _MOST, replace=False)
-        length_ns, stolen_ns = length_ns[chosen], stolen_ns[chosen]
-    n = len(length_ns)
-    if n < _ENOUGH:
+        cpus, length_ns, stolen_ns = cpus[chosen], length_ns[chosen], stolen_ns[chosen]
+    if len(cpus) < _ENOUGH:
         return None
-    i, j = np.triu_indices(n, 1)
+    i, j = np.triu_indices(len(cpus), 1)
+    i, j = i[cpus[i] == cpus[j]], j[cpus[i] == cpus[j]]
     counted = stolen_ns[j] - stolen_ns[i]
     slopes = np.sort((length_ns[j] - length_ns[i])[counted != 0] / counted[counted != 0])
     if not len(slopes):
         return None
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    half = z * np.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    n = np.unique(cpus, return_counts=True)[1]
+    half = z * np.sqrt((n * (n - 1) * (2 * n + 5)).sum() / 18)
     lowest = max(0, round((len(slopes) - half) / 2))
     highest = min(len(slopes) - 1, round((len(slopes) + half) / 2))
     low, slope, high = (

@@ -132,3 +132,16 @@ def test_it_is_the_line_of_theil_and_sen(n, seed):
         assert line.factor == pytest.approx(1 / other.slope, rel=1e-9)
         assert line.low == pytest.approx(1 / other.high_slope, rel=0.01)
         assert line.high == pytest.approx(1 / other.low_slope, rel=0.01)
+
+
+def test_vcpus_that_differ_in_their_slices_and_in_what_is_beside_them_are_not_mixed():
+    """All gaps together lie on a line that none of the two has."""
+    rng = np.random.default_rng(4)
+    short = gaps_of(8 + rng.normal(0, 0.3, 100), 0.3 + rng.exponential(0.05, 100))
+    long = gaps_of(12 + rng.normal(0, 0.3, 100), 0.8 + rng.exponential(0.05, 100))
+    together = proportion(np.concatenate([short, long])).line
+    assert together.high < 0.98
+    long["cpu"] = 1
+    apart = proportion(np.concatenate([short, long])).line
+    assert apart.low < 1 < apart.high
+    assert apart.high < 1.1 * apart.low
