@@ -97,6 +97,14 @@ class Comparison:
         return self.before.instance == self.now.instance
 
     @property
+    def same_boot(self) -> bool:
+        """Whether it is the same kernel that runs.
+
+        Linux draws the boot id when it is first read: a snapshot may be older than that.
+        """
+        return self.same_instance or self.before.boot_id == self.now.boot_id
+
+    @property
     def set_back(self) -> bool:
         """Whether it goes on from an earlier time than that of the record, as far as it shows."""
         return (
@@ -165,21 +173,15 @@ _SAY_WHICH = "say with --event what did happen"
 def _objections(comparison: Comparison) -> Iterator[tuple[str, str]]:
     """Why what is said can't be so, and what to do."""
     before, now, event = comparison.before, comparison.now, comparison.event
-    same_boot = before.boot_id == now.boot_id
     if before.source != now.source:
         yield f"The record is of {_kind(before)}, and this is {_kind(now)}", _SAME
-    if not same_boot and _differ(before.machine, now.machine):
+    if not comparison.same_boot and _differ(before.machine, now.machine):
         yield "The record is of another machine", _SAME
+    if comparison.same_boot and not event.same_boot:
+        yield "The guest has not booted since it was recorded", _SAY_WHICH
     if not event.same_boot:
-        if same_boot:
-            yield (
-                "The guest has not booted since it was recorded, by its boot id",
-                _SAY_WHICH,
-            )
-        if before.instance == now.instance:
-            yield "The module is the one that was recorded, so no kernel was started", _SAY_WHICH
         return
-    if not same_boot:
+    if not comparison.same_boot:
         yield "The guest has booted since it was recorded, by its boot id", _SAY_WHICH
     if not comparison.same_instance and event != Event.HOST_UPGRADED:
         yield (
