@@ -272,9 +272,11 @@ def interrupted(lab: Lab) -> Iterator[None]:
         lab.run(["kill", *loops])
 
 
+# Not with zeros: QEMU sends a page of them in no time.
 DIRTYING = """
+head -c 32M /dev/urandom >/dev/shm/source
 sh -c 'while :; do
-    dd if=/dev/zero of=/dev/shm/dirty bs=1M count=64 conv=notrunc 2>/dev/null
+    dd if=/dev/shm/source of=/dev/shm/dirty bs=1M conv=notrunc 2>/dev/null
 done' </dev/null >/dev/null 2>&1 &
 echo $!
 """
@@ -292,7 +294,7 @@ def auto_converging(lab: Lab) -> Iterator[None]:
         cpu_throttle_initial=50,
         max_cpu_throttle=60,
         throttle_trigger_threshold=1,
-        max_bandwidth=100 << 20,
+        max_bandwidth=20 << 20,
         downtime_limit=1,
     )
     lab.qmp("migrate", uri="exec:cat >/dev/null")
@@ -306,7 +308,8 @@ def auto_converging(lab: Lab) -> Iterator[None]:
         assert lab.qmp("query-migrate")["status"] == "active"
     finally:
         lab.qmp("migrate_cancel")
-        lab.run(["kill", loop])
+        lab.qmp("cont")  # if it found its end all the same
+        lab.run(["sh", "-c", f"kill {loop}; rm /dev/shm/source /dev/shm/dirty"])
 
 
 HEALTHY = [
