@@ -8,17 +8,16 @@ catch it. At the end stands a table of both; a check that no fault trips is in i
 import itertools
 import json
 import re
-import select
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from validator import VALIDATORS, claim_again, guestpv, ipa, labs_in_turn, load_again
 
 from guestpv.page import abi
 from guestpv.validate import catalogue
@@ -27,8 +26,6 @@ from pvlab import Lab
 from pvlab.cache import CHECKOUT
 from pvlab.faults import Lie
 
-BASE = 0x090A0000
-"""Where QEMU's virt machine puts the first structure; the next follow at 64 bytes."""
 RAM = 0x40000000
 
 ST, FEATURES, ARCH_FEATURES = abi.PV_TIME_ST, abi.PV_TIME_FEATURES, 0x80000001
@@ -57,10 +54,6 @@ CAUGHT: dict[str, list[str]] = {}
 
 HEIGHTS = itertools.count(1)
 """Of counts that go on by themselves."""
-
-
-def ipa(vcpu: int) -> int:
-    return BASE + abi.STRUCTURE_ALIGNMENT * vcpu
 
 
 # ---- what the host does wrong ----
@@ -369,73 +362,6 @@ HOLES = {
 # ---- the guest ----
 
 
-def guestpv(lab: Lab, *arguments: str, expect: int = 0) -> str:
-    done = lab.run(["guestpv", *arguments])
-    assert done.returncode == expect, (arguments, done)
-    assert "Traceback" not in done.stderr
-    return done.stdout
-
-
-def claim_again(lab: Lab) -> None:
-    """As `guestpv unload` and `guestpv load` do, in less time."""
-    insert = "rmmod guestpv && insmod /lib/modules/$(uname -r)/extra/guestpv.ko"
-    done = lab.run(["sh", "-c", insert])
-    assert done.returncode == 0, done.stderr
-
-
-def load_again(lab: Lab) -> None:
-    guestpv(lab, "unload")
-    guestpv(lab, "load")
-
-
-# One process for many runs, since its start would take longer than they do.
-VALIDATOR = """
-import json, os, sys
-from guestpv.validate import Guest, HostAccount, Options, run, select
-account = HostAccount.parse(os.environ["GUESTPV_HOST_ACCOUNT"])
-print("ready", flush=True)
-for line in sys.stdin:
-    only, options = json.loads(line)
-    guest = Guest(options=Options(host_account=account, **options))
-    findings = {outcome.check.id: outcome.finding for outcome in run(select(only), guest)}
-    guest.reader.close()
-    print(json.dumps({id: (f.verdict, f.text, f.advice) for id, f in findings.items()}), flush=True)
-"""
-
-
-class Validator:
-    """Runs checks in the guest of a lab, as often as it is asked to."""
-
-    def __init__(self, lab: Lab) -> None:
-        command = lab.guest.argv(["python3", "-c", VALIDATOR])
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-        assert self._read() == "ready\n"
-
-    def begin(self, *only: str, observe_s: float = 2, **options: Any) -> None:
-        assert self._process.stdin
-        request = json.dumps([only, {"observe_s": observe_s, **options}])
-        print(request, file=self._process.stdin, flush=True)
-
-    def end(self) -> dict[str, list[str]]:
-        """Verdict, text and advice by check."""
-        findings: dict[str, list[str]] = json.loads(self._read())
-        return findings
-
-    def run(self, *only: str, **options: Any) -> dict[str, list[str]]:
-        self.begin(*only, **options)
-        return self.end()
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _read(self) -> str:
-        assert self._process.stdout
-        assert select.select([self._process.stdout], [], [], 180)[0], "the guest does not answer"
-        return self._process.stdout.readline()
-
-
 def judged(lab: Lab, **options: Any) -> dict[str, list[str]]:
     """The whole catalogue; again, if this machine itself stalled, of which gaps.share tells."""
     for _ in range(3):
@@ -456,27 +382,8 @@ def not_passed(findings: dict[str, list[str]]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def labs() -> Iterator[Callable[..., Lab]]:
-    """One lab at a time, kept as long as it is the one that is wanted."""
-    with ExitStack() as stack:
-        running: dict[tuple[str, bool], Lab] = {}
-
-        def lab(kernel: str, virtual_time_stops: bool = True) -> Lab:
-            key = kernel, virtual_time_stops
-            if key not in running:
-                VALIDATORS.clear()
-                stack.close()
-                running.clear()
-                machine = Lab(kernel=kernel, load=True, virtual_time_stops=virtual_time_stops)
-                running[key] = stack.enter_context(machine)
-                VALIDATORS[running[key]] = validator = Validator(running[key])
-                stack.callback(validator.close)
-            return running[key]
-
+    with labs_in_turn() as lab:
         yield lab
-
-
-VALIDATORS: dict[Lab, Validator] = {}
-"""Of the lab that runs."""
 
 
 def caught(lab: Lab, fault: Fault) -> None:
