@@ -1,28 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "file.h"
 
-#include <endian.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-/*
- * The handler may run in any thread at any time, so these are never freed, but
- * used again: the list only grows, and .base says which of them count.
- */
-struct file {
-	_Atomic uintptr_t base; /* 0: not in use */
-	size_t size;
-	_Atomic bool lost_page;
-	int fd;
-	const uint64_t *witness;
-	uint64_t witnessed;
-	struct file *next;
-};
 
 static struct file *_Atomic files;
 static uintptr_t page_size;
@@ -125,23 +109,13 @@ void file_set_witness(struct file *file, const uint64_t *count)
 
 bool file_is_cut(struct file *file)
 {
+	uint64_t count = file_last_count(file); /* before the file is asked */
 	struct stat status;
-	uint64_t count;
 
-	if (atomic_load_explicit(&file->lost_page, memory_order_relaxed))
-		return true;
-
-	/*
-	 * A cut before the last count made it 0, and one within made it less, so
-	 * that only then the file has to be asked. Counts rarely do so by themselves.
-	 */
-	count = le64toh(atomic_load_explicit((const _Atomic uint64_t *)file->witness,
-					     memory_order_acquire));
-	if (count && count >= file->witnessed) {
-		file->witnessed = count;
+	if (file_seems_whole(file))
 		return false;
-	}
-	if (fstat(file->fd, &status) || (uint64_t)status.st_size < file->size)
+	if (atomic_load(&file->lost_page) || fstat(file->fd, &status) ||
+	    (uint64_t)status.st_size < file->size)
 		return true;
 	file->witnessed = count;
 	return false;

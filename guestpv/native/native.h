@@ -46,7 +46,7 @@ struct mapping *mapping_make(PyTypeObject *type, int fd, size_t size);
 /* A memoryview of a part of a mapping, which it keeps */
 PyObject *view_make(PyTypeObject *type, struct mapping *mapping, const void *start, size_t size);
 
-PyObject *reading_make(PyTypeObject *type, const struct sample *sample);
+PyObject *reading_make(PyTypeObject *type, uint64_t word, uint64_t stolen_ns, uint32_t epoch);
 
 extern PyType_Spec mapping_spec;
 extern PyType_Spec view_spec;

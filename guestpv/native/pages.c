@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "pages.h"
 
-#include <endian.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#include "file.h"
 
 #define TRIES 1000
 #define NO_SEQUENCE UINT64_MAX /* wider than any sequence */
@@ -19,23 +15,6 @@ static const uint64_t no_structure[2];
 _Static_assert(__atomic_always_lock_free(sizeof(uint64_t), NULL),
 	       "a lock would have to write to the mapping");
 _Static_assert(sizeof(struct row_head) == offsetof(struct row, revision), "a row begins with it");
-
-static uint64_t load_acquire(const uint64_t *word)
-{
-	return atomic_load_explicit((const _Atomic uint64_t *)word, memory_order_acquire);
-}
-
-static uint32_t sequence_acquire(const struct pages *pages)
-{
-	const struct guestpv_header *header = (const void *)pages->base;
-
-	return atomic_load_explicit((const _Atomic uint32_t *)&header->sequence,
-				    memory_order_acquire);
-}
-
-/* In the index each load is one load, and the sequence says whether they belong together. */
-#define LOAD(field) atomic_load_explicit((const _Atomic typeof(field) *)&(field), \
-					 memory_order_relaxed)
 
 static bool header_stands(const struct pages *pages)
 {
@@ -148,12 +127,10 @@ static enum outcome read_begin(struct pages *pages)
 
 enum outcome pages_verify_file(const struct pages *pages)
 {
-	const struct guestpv_header *live = (const void *)pages->base;
-
 	if (file_is_cut(pages->file))
 		return CUT_SHORT;
 	/* Who writes over a file need not mind the sequence, but each has its instance. */
-	return LOAD(live->instance) == pages->header.instance ? OK : HEADER_CHANGED;
+	return instance_stands(pages) ? OK : HEADER_CHANGED;
 }
 
 /* After a read whose loads were acquire loads: does the index still say so? */
@@ -165,39 +142,14 @@ static enum outcome read_end(const struct pages *pages)
 	return pages->file ? pages_verify_file(pages) : OK;
 }
 
-/*
- * The hypervisor changes stolen_time alone and with one store. Revision and
- * attributes it sets before the guest knows of the structure, and again when the
- * VM goes on elsewhere. So the count is loaded between two loads of them.
- * Returns whether they were the same.
- */
-static inline bool load_structure(const uint64_t *structure, uint64_t *word, uint64_t *count)
-{
-	/* Acquire: before the count. Pairs with the order of the hypervisor's stores. */
-	*word = load_acquire(&structure[0]);
-	/* Acquire: before the word is loaded again. Pairs with the same. */
-	*count = load_acquire(&structure[1]);
-	/* Acquire: before the sequence is loaded again, in read_end(). */
-	return load_acquire(&structure[0]) == *word;
-}
-
 enum outcome pages_read(struct pages *pages, uint32_t nr, struct sample *sample)
 {
-	const struct cpu *cpu = &pages->cpus[nr];
 	enum outcome outcome = BUSY;
 
 	for (int tries = 0; outcome == BUSY && tries < TRIES; tries++) {
-		uint64_t word, count;
-
 		outcome = read_begin(pages);
-		if (outcome != OK)
-			continue;
-		outcome = load_structure(cpu->structure, &word, &count) ? read_end(pages) : BUSY;
-		sample->word = le64toh(word);
-		sample->stolen_ns = le64toh(count);
-		sample->epoch = cpu->head.epoch;
-		sample->present = cpu->head.valid;
-		sample->online = cpu->head.state == GUESTPV_STATE_ONLINE;
+		if (outcome == OK)
+			outcome = load_sample(pages, nr, sample) ? read_end(pages) : BUSY;
 	}
 	return outcome;
 }
@@ -279,4 +231,5 @@ void pages_exit(struct pages *pages)
 {
 	free(pages->cpus);
 	pages->cpus = NULL;
+	pages->header.nr_entries = 0;
 }

@@ -9,9 +9,12 @@
 #ifndef GUESTPV_PAGES_H
 #define GUESTPV_PAGES_H
 
+#include <endian.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "file.h"
 #include "guestpv.h"
 
 #define STRUCTURE_SIZE 64 /* and alignment: DEN0057A, 3.2.2 */
@@ -83,5 +86,74 @@ enum outcome pages_snapshot(struct pages *pages, struct row *rows);
 
 /* Asked after a read of a file: is it still the one that was opened, and whole? */
 enum outcome pages_verify_file(const struct pages *pages);
+
+/* In the index each load is one load, and the sequence says whether they belong together. */
+#define LOAD(field) atomic_load_explicit((const _Atomic __typeof__(field) *)&(field), \
+					 memory_order_relaxed)
+
+static inline uint64_t load_acquire(const uint64_t *word)
+{
+	return atomic_load_explicit((const _Atomic uint64_t *)word, memory_order_acquire);
+}
+
+static inline uint32_t sequence_acquire(const struct pages *pages)
+{
+	const struct guestpv_header *header = (const void *)pages->base;
+
+	return atomic_load_explicit((const _Atomic uint32_t *)&header->sequence,
+				    memory_order_acquire);
+}
+
+static inline bool instance_stands(const struct pages *pages)
+{
+	const struct guestpv_header *live = (const void *)pages->base;
+
+	return LOAD(live->instance) == pages->header.instance;
+}
+
+/*
+ * The hypervisor changes stolen_time alone and with one store. Revision and
+ * attributes it sets before the guest knows of the structure, and again when the
+ * VM goes on elsewhere. So the count is loaded between two loads of them.
+ * Returns whether they were the same.
+ */
+static inline bool load_structure(const uint64_t *structure, uint64_t *word, uint64_t *count)
+{
+	/* Acquire: before the count. Pairs with the order of the hypervisor's stores. */
+	*word = load_acquire(&structure[0]);
+	/* Acquire: before the word is loaded again. Pairs with the same. */
+	*count = load_acquire(&structure[1]);
+	/* Acquire: before the sequence is loaded again, in read_end(). */
+	return load_acquire(&structure[0]) == *word;
+}
+
+/* The index being decoded. Returns whether the structure was read whole. */
+static inline bool load_sample(const struct pages *pages, uint32_t nr, struct sample *sample)
+{
+	const struct cpu *cpu = &pages->cpus[nr];
+	uint64_t word, count;
+	bool whole = load_structure(cpu->structure, &word, &count);
+
+	*sample = (struct sample) {
+		.word = le64toh(word),
+		.stolen_ns = le64toh(count),
+		.epoch = cpu->head.epoch,
+		.present = cpu->head.valid,
+		.online = cpu->head.state == GUESTPV_STATE_ONLINE,
+	};
+	return whole;
+}
+
+/*
+ * A read that finds nothing changed, as nearly all do, without a call. If false,
+ * nothing that was read may be used, and pages_read() has to find out.
+ */
+static inline bool pages_read_now(const struct pages *pages, uint32_t nr, struct sample *sample)
+{
+	/* As read_begin(), read_end() and pages_verify_file(), and paired with the same. */
+	return sequence_acquire(pages) == pages->sequence && load_sample(pages, nr, sample) &&
+	       sequence_acquire(pages) == pages->sequence &&
+	       (!pages->file || (file_seems_whole(pages->file) && instance_stands(pages)));
+}
 
 #endif /* GUESTPV_PAGES_H */

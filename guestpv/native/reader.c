@@ -14,6 +14,9 @@
 #define NAP_NS 1000000
 #define MAX_NAPS 1000
 
+#define always_inline inline __attribute__((always_inline))
+#define cold __attribute__((cold, noinline))
+
 struct reader {
 	PyObject_HEAD
 	struct mapping *mapping; /* NULL when closed */
@@ -24,7 +27,7 @@ struct reader {
 };
 
 /* Raise what refuse(reader, what, cpu, *facts) makes of it. */
-static void refuse(struct reader *reader, const char *what, PyObject *cpu, uint32_t first,
+static cold void refuse(struct reader *reader, const char *what, PyObject *cpu, uint32_t first,
 		   uint32_t second)
 {
 	PyObject *none = PyObject_CallFunction(reader->refuse, "OsOII", reader, what, cpu, first,
@@ -74,76 +77,93 @@ static bool nap(const struct reader *reader, int *naps)
 	return !PyErr_CheckSignals() && is_open(reader);
 }
 
-/* The number of a CPU that the index has; false with an exception set. */
-static bool cpu_number(struct reader *reader, PyObject *cpu, uint32_t *nr)
+/*
+ * The number of a CPU, as Python has it. May be called once only, and whatever is
+ * asked of the reader is asked afterwards: an __index__() written in Python may do
+ * anything. What is no number is -1, with an exception set.
+ */
+static long long cpu_number(PyObject *cpu)
 {
 	int overflow;
-	long long number = PyLong_AsLongLongAndOverflow(cpu, &overflow);
 
-	/* Asked here, because an __index__() written in Python may do anything. */
+	return PyLong_AsLongLongAndOverflow(cpu, &overflow);
+}
+
+/* The sample of a CPU that has a structure; false with an exception set. */
+static bool sample_present(struct reader *reader, PyObject *cpu, long long number,
+			   struct sample *sample)
+{
+	enum outcome outcome;
+	int naps = 0;
+
 	if ((number == -1 && PyErr_Occurred()) || !is_open(reader))
 		return false;
 	if (number < 0 || number >= reader->pages.header.nr_entries) {
 		refuse(reader, "no cpu", cpu, 0, 0);
 		return false;
 	}
-	*nr = number;
-	return true;
-}
-
-/* The sample of a CPU that has a structure; false with an exception set. */
-static bool sample_present(struct reader *reader, PyObject *cpu, struct sample *sample,
-			   uint32_t *nr)
-{
-	enum outcome outcome;
-	int naps = 0;
-
-	if (!cpu_number(reader, cpu, nr))
-		return false;
 	do {
-		outcome = pages_read(&reader->pages, *nr, sample);
+		outcome = pages_read(&reader->pages, number, sample);
 	} while (outcome == BUSY && nap(reader, &naps));
 
 	if (outcome == OK && sample->present)
 		return true;
 	if (outcome == OK)
-		refuse(reader, "no structure", cpu, reader->pages.cpus[*nr].head.state,
-		       reader->pages.cpus[*nr].head.fault);
+		refuse(reader, "no structure", cpu, reader->pages.cpus[number].head.state,
+		       reader->pages.cpus[number].head.fault);
 	else if (!PyErr_Occurred())
 		refuse_outcome(reader, outcome);
 	return false;
 }
 
-/* A sample whose count may be interpreted; false with an exception set. */
-static bool sample_known(struct reader *reader, PyObject *cpu, struct sample *sample)
-{
-	uint32_t nr;
+/* What a method makes of a sample whose count may be interpreted */
+typedef PyObject *make_fn(const struct reader *reader, const struct sample *sample);
 
-	if (!sample_present(reader, cpu, sample, &nr))
-		return false;
-	if (!sample->word)
-		return true;
-	refuse(reader, "unknown", cpu, sample->word, sample->word >> 32);
-	return false;
+static cold PyObject *read_or_refuse(struct reader *reader, PyObject *cpu, long long number,
+				     make_fn *make)
+{
+	struct sample sample;
+
+	if (!sample_present(reader, cpu, number, &sample))
+		return NULL;
+	if (!sample.word)
+		return make(reader, &sample);
+	refuse(reader, "unknown", cpu, sample.word, sample.word >> 32);
+	return NULL;
+}
+
+/* What there is to do in nearly all reads, in one piece; all else is elsewhere. */
+static always_inline PyObject *read_cpu(PyObject *self, PyObject *cpu, make_fn *make)
+{
+	struct reader *reader = (struct reader *)self;
+	struct sample sample;
+	long long number = cpu_number(cpu);
+
+	/* A reader that is closed has no CPUs. */
+	if ((unsigned long long)number < reader->pages.header.nr_entries &&
+	    pages_read_now(&reader->pages, number, &sample) && sample.present && !sample.word)
+		return make(reader, &sample);
+	return read_or_refuse(reader, cpu, number, make);
+}
+
+static PyObject *make_int(const struct reader *Py_UNUSED(reader), const struct sample *sample)
+{
+	return PyLong_FromUnsignedLongLong(sample->stolen_ns);
+}
+
+static PyObject *make_reading(const struct reader *reader, const struct sample *sample)
+{
+	return reading_make(reader->reading_type, sample->word, sample->stolen_ns, sample->epoch);
 }
 
 static PyObject *reader_stolen_ns(PyObject *self, PyObject *cpu)
 {
-	struct sample sample;
-
-	if (!sample_known((struct reader *)self, cpu, &sample))
-		return NULL;
-	return PyLong_FromUnsignedLongLong(sample.stolen_ns);
+	return read_cpu(self, cpu, make_int);
 }
 
 static PyObject *reader_read(PyObject *self, PyObject *cpu)
 {
-	struct reader *reader = (struct reader *)self;
-	struct sample sample;
-
-	if (!sample_known(reader, cpu, &sample))
-		return NULL;
-	return reading_make(reader->reading_type, &sample);
+	return read_cpu(self, cpu, make_reading);
 }
 
 /* header(), entries() and structure(cpu): memoryviews of all that is vouched for */
@@ -172,12 +192,12 @@ static PyObject *reader_entries(PyObject *self, PyObject *Py_UNUSED(unused))
 static PyObject *reader_structure(PyObject *self, PyObject *cpu)
 {
 	struct reader *reader = (struct reader *)self;
+	long long number = cpu_number(cpu);
 	struct sample sample;
-	uint32_t nr;
 
-	if (!sample_present(reader, cpu, &sample, &nr))
+	if (!sample_present(reader, cpu, number, &sample))
 		return NULL;
-	return view_make(reader->view_type, reader->mapping, reader->pages.cpus[nr].structure,
+	return view_make(reader->view_type, reader->mapping, reader->pages.cpus[number].structure,
 			 STRUCTURE_SIZE);
 }
 

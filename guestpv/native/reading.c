@@ -12,16 +12,16 @@ typedef struct {
 	uint32_t epoch;
 } Reading;
 
-PyObject *reading_make(PyTypeObject *type, const struct sample *sample)
+PyObject *reading_make(PyTypeObject *type, uint64_t word, uint64_t stolen_ns, uint32_t epoch)
 {
 	Reading *reading = PyObject_New(Reading, type);
 
 	if (!reading)
 		return NULL;
-	reading->revision = sample->word;
-	reading->attributes = sample->word >> 32;
-	reading->stolen_ns = sample->stolen_ns;
-	reading->epoch = sample->epoch;
+	reading->revision = word;
+	reading->attributes = word >> 32;
+	reading->stolen_ns = stolen_ns;
+	reading->epoch = epoch;
 	return (PyObject *)reading;
 }
 
@@ -59,11 +59,7 @@ static PyObject *reading_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&O&O&O&", names, to_u32, &revision,
 					 to_u32, &attributes, to_u64, &stolen_ns, to_u32, &epoch))
 		return NULL;
-	return reading_make(type, &(struct sample) {
-		.word = (uint64_t)attributes << 32 | revision,
-		.stolen_ns = stolen_ns,
-		.epoch = epoch,
-	});
+	return reading_make(type, (uint64_t)attributes << 32 | revision, stolen_ns, epoch);
 }
 
 static void reading_dealloc(PyObject *self)

@@ -67,7 +67,7 @@ def in_c(tmp_path_factory):
     subprocess.run(
         [
             "cc",
-            "-std=c11",
+            "-std=gnu11",
             "-Wall",
             "-Wextra",
             "-Werror",
