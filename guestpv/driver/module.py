@@ -91,11 +91,17 @@ class Loaded:
     adopt_offset: int | None  # None: this kernel owns no structures, so nothing was adopted
 
 
-def load(path: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Loaded | None:
+def load(
+    path: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    probe: bool = False,
+) -> Loaded | None:
     """Insert the module; None if that was done before.
 
     Takes *path*, or the module that is installed for the running kernel, or builds one. *say* is
-    told of what takes long. Raises UnsupportedError where there is no PV-time, ModuleError where
+    told of what takes long. With *probe* it loads whatever the hypervisor answers, shows that, and
+    maps no structure. Raises UnsupportedError where there is no PV-time, ModuleError where
     the module can't be had or refuses, PermissionDeniedError for all but root.
     """
     _check_architecture()
@@ -106,7 +112,7 @@ def load(path: Path | None = None, say: Callable[[str], None] = lambda _: None) 
     ready = path or _installed()
     module = ready or build(say)
     adopt_offset = _adopt_offset()
-    if not _insert(module, adopt_offset):
+    if not _insert(module, adopt_offset, probe):
         return None
     return Loaded(module, ready is None, adopt_offset)
 
@@ -205,12 +211,12 @@ def _adopt_offset() -> int | None:
         return None
 
 
-def _insert(module: Path, adopt_offset: int | None) -> bool:
+def _insert(module: Path, adopt_offset: int | None, probe: bool) -> bool:
     """False if somebody else was faster."""
-    params = ""
+    params = f"probe={probe:d}"
     if adopt_offset is not None:
         build_of_kernel = f"{platform.release()} {platform.version()}"
-        params = f'adopt_offset={adopt_offset} adopt_build="{build_of_kernel}"'
+        params += f' adopt_offset={adopt_offset} adopt_build="{build_of_kernel}"'
 
     libc = ctypes.CDLL(None, use_errno=True)
     with _opened(module) as fd, KernelLog(from_now=True) as log:

@@ -13,6 +13,11 @@ _CLAUSE = "DEN0057A, 3.2.2"
 _OF_THE_ADDRESS = (Fault.UNALIGNED, Fault.OUT_OF_RANGE, Fault.SYSTEM_RAM, Fault.OVERLAP)
 """Faults that have checks of their own."""
 _ADVICE = "the hypervisor returned an address that no guest may map; guestpv did not"
+_GIVE = (
+    "have the VMM give each vCPU a structure; a guest that was moved here from a host without"
+    " PV-time has to be rebooted, so that its kernel asks"
+)
+_UNKNOWN = "no address is known: the kernel keeps them, and where was not to be found out"
 
 
 @check(
@@ -24,12 +29,26 @@ _ADVICE = "the hypervisor returned an address that no guest may map; guestpv did
 )
 def given(guest: Guest) -> Finding:
     entries = guest.entries
-    for cpu in guest.asked:
-        entry = entries[cpu]
-        without = entry["fault"] not in (Fault.NONE, *_OF_THE_ADDRESS)
-        if without or (entry["state"] == State.ONLINE and not entry["offset"]):
-            return failed(f"cpu{cpu} has none: {fault_text(entry['fault'])}")
+    if not entries["st_call"][guest.asked].any():
+        return skipped("none was asked for, since the hypervisor does not vouch for PV_TIME_ST")
+    if guest.probed and not _known(guest) and not _without(guest):
+        return skipped(_UNKNOWN)
+    if without := _without(guest):
+        why = fault_text(entries["fault"][without[0]])
+        return failed(f"cpu{listed(without)}: none: {why}", _GIVE, cpus=without)
     return passed(f"{len(guest.asked)} structures")
+
+
+def _without(guest: Guest) -> list[int]:
+    """The CPUs that were given no structure."""
+    entries = guest.entries
+    given = (Fault.NONE, Fault.PROBED, *_OF_THE_ADDRESS)
+    return [
+        cpu
+        for cpu in guest.asked
+        if entries["fault"][cpu] not in given
+        or (entries["state"][cpu] == State.ONLINE and not entries["offset"][cpu])
+    ]
 
 
 @check(
@@ -70,7 +89,8 @@ def outside_ram(guest: Guest) -> Finding:
 )
 def apart(guest: Guest) -> Finding:
     entries = guest.entries[guest.asked]
-    ipas = sorted(entries["ipa"][entries["offset"] != 0].tolist())
+    given = (entries["offset"] != 0) | ((entries["fault"] == Fault.PROBED) & (entries["ipa"] != 0))
+    ipas = sorted(entries["ipa"][given].tolist())
     distances = [later - earlier for earlier, later in pairwise(ipas)]
     if min(distances, default=STRUCTURE_ALIGNMENT) < STRUCTURE_ALIGNMENT:
         return failed(f"two structures are {min(distances)} bytes apart", _ADVICE)
@@ -98,7 +118,19 @@ def stable(guest: Guest) -> Finding:
 def _without_fault(guest: Guest, fault: Fault, text: str) -> Finding:
     """What the module, which checks each address before it maps it, refused."""
     entries = guest.entries
+    if not _known(guest):
+        return skipped("no structure was given" if _without(guest) else _UNKNOWN)
     for cpu in guest.asked:
         if entries["fault"][cpu] == fault:
             return failed(f"cpu{cpu}: {int(entries['ipa'][cpu]):#x}: {fault.text}", _ADVICE)
     return passed(text)
+
+
+def _known(guest: Guest) -> list[int]:
+    """The CPUs whose structure's address is known."""
+    entries = guest.entries
+    return [
+        cpu
+        for cpu in guest.asked
+        if entries["ipa"][cpu] or entries["fault"][cpu] in _OF_THE_ADDRESS
+    ]

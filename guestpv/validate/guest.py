@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from guestpv.errors import NoSourceError
 from guestpv.latency.observation import OBSERVATION, Observations, observe
-from guestpv.page.abi import DEVICE, NOT_CALLED, Origin, State
+from guestpv.page.abi import DEVICE, FLAG_PROBE, NOT_CALLED, Origin, State
 from guestpv.source.mapped import MappedReader
 from guestpv.source.reader import Snapshot
 from guestpv.validate.disruption import (
@@ -45,6 +45,8 @@ class Options:
     """How long to wait for the VM to be paused or moved."""
     host_account: HostAccount | None = None
     """Where the host's own account can be read."""
+    refusal: str = "the module was loaded with probe=1"
+    """Why the module would not load otherwise, where it was loaded to probe only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,11 @@ class Guest:
     def live(self) -> bool:
         """Whether there is a hypervisor behind it."""
         return self.reader.source.kind == "device"
+
+    @property
+    def probed(self) -> bool:
+        """Whether the module only asked, and mapped no structure."""
+        return bool(self.reader.header["flags"] & FLAG_PROBE)
 
     @property
     def entries(self) -> npt.NDArray[np.void]:

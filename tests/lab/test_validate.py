@@ -337,8 +337,7 @@ PAUSED = [
     ),
 ]
 HOLES = {
-    "discovery.smccc": "with SMCCC 1.0 there is no conduit, so the module does not load"
-    " (tests/lab/test_no_pv_time.py); on page images: tests/unit/test_validate.py",
+    "discovery.smccc": "a machine without a conduit, of another lab: tests/lab/test_no_pv_time.py",
 }
 
 
