@@ -12,15 +12,16 @@ from guestpv.validate import (
     host,
     kernel,
     life,
+    smccc,
     structure,
 )
 from guestpv.validate.check import CHECKS, Check
 
-_GROUPS = (discovery, address, structure, counter, gaps, kernel, host, life)
+_GROUPS = (discovery, smccc, address, structure, counter, gaps, kernel, host, life)
 """Each module entered its checks when it was imported; this is their order."""
 
 
-_WITHOUT_PV_TIME = ("discovery.none",)
+_WITHOUT_PV_TIME = ("discovery.none", "smccc")
 """By id or group, what is promised where the hypervisor is to offer no stolen time."""
 _ONLY_WITHOUT = ("discovery.none",)
 """What is not promised anywhere else."""

@@ -7,7 +7,14 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.page import abi
-from guestpv.page.abi import CALLS, NOT_CALLED, Conduit
+from guestpv.page.abi import (
+    CALLS,
+    NOT_CALLED,
+    PV_TIME_FEATURES,
+    PV_TIME_ST,
+    PV_TIME_ST_DRAFT,
+    Conduit,
+)
 from guestpv.validate.check import Finding, Level, Needs, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
 
@@ -27,6 +34,9 @@ _OFFERS = (
 """The calls of which a success offers something."""
 
 _ASK = "ask who runs the hypervisor for PV-time; where there is to be none, say --expect none"
+_OFFERED = (
+    "the hypervisor offers something: validate without --expect none, or have PV-time turned off"
+)
 _REPORT = "report it to who makes the hypervisor: guests that go by its answers are misled"
 
 
@@ -71,8 +81,16 @@ def none(guest: Guest) -> Finding:
             if answer & 0x80000000 == 0:
                 return failed(
                     f"{CALLS[field]} returned {_hex(answer)} on cpu{cpu}",
-                    "the hypervisor offers something: validate without --expect none, or have"
-                    " PV-time turned off",
+                    _OFFERED,
+                )
+    if guest.live and not isinstance(guest.answers, str):  # asked whatever ARCH_FEATURES says
+        for call in guest.answers[guest.answers["function"] == PV_TIME_FEATURES]:
+            called.add(f"PV_TIME_FEATURES({int(call['argument']):#x})")
+            if call["argument"] in (PV_TIME_ST, PV_TIME_ST_DRAFT) and not call["x"][0] & 0x80000000:
+                return failed(
+                    f"PV_TIME_FEATURES({int(call['argument']):#x}) returns"
+                    f" {_hex(int(call['x'][0]))} on cpu{call['cpu']}",
+                    _OFFERED,
                 )
     arch = sorted({int(entries["arch_features"][cpu]) for cpu in guest.asked})
     text = f"{CALLS['arch_features']} returned {' and '.join(map(str, arch))}"
@@ -88,6 +106,27 @@ def none(guest: Guest) -> Finding:
 )
 def arch_features(guest: Guest) -> Finding:
     return _offered(guest, "arch_features", lambda answer: answer & 0x80000000 == 0)
+
+
+@check(
+    "discovery.exactly_0",
+    "SMCCC_ARCH_FEATURES says so with 0: Linux takes a greater number for a refusal",
+    "Linux, arch/arm64/kernel/paravirt.c: has_pv_steal_clock()",
+    live=False,
+    level=Level.KERNEL,
+)
+def exactly_0(guest: Guest) -> Finding:
+    answers = {cpu: int(guest.entries["arch_features"][cpu]) for cpu in guest.asked}
+    others = [cpu for cpu, answer in answers.items() if answer and answer & 0x80000000 == 0]
+    if others:
+        return warned(
+            f"it returned {_hex(answers[others[0]])} on cpu{listed(others)}",
+            "SMCCC allows that; Linux guests go without stolen time nevertheless, until the"
+            " hypervisor returns 0",
+        )
+    if all(answers.values()):
+        return skipped("it was refused")
+    return passed("it returned 0")
 
 
 @check(

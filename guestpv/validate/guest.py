@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.errors import NoSourceError
+from guestpv.driver.ask import Calls, ask
+from guestpv.errors import Error, NoSourceError
 from guestpv.latency.observation import OBSERVATION, Observations, observe
-from guestpv.page.abi import DEVICE, FLAG_PROBE, NOT_CALLED, Origin, State
+from guestpv.page.abi import DEVICE, FLAG_PROBE, NOT_CALLED, Conduit, Origin, State
 from guestpv.source.mapped import MappedReader
 from guestpv.source.reader import Snapshot
 from guestpv.validate.disruption import (
@@ -28,6 +29,7 @@ from guestpv.validate.disruption import (
 )
 from guestpv.validate.hostaccount import HostAccount, HostView
 from guestpv.validate.kernelwatch import KernelWatch, Sample
+from guestpv.validate.undisturbed import undisturbed
 
 _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
@@ -109,6 +111,21 @@ class Guest:
     def probed(self) -> bool:
         """Whether the module only asked, and mapped no structure."""
         return bool(self.reader.header["flags"] & FLAG_PROBE)
+
+    @cached_property
+    def answers(self) -> Calls | str:
+        """What the hypervisor answers now, or why it can't be asked."""
+        if not self.live:
+            return "needs a live hypervisor, not a page image"
+        if os.geteuid():
+            return "only root may load the module guestpv_ask, which asks"
+        if self.reader.header["conduit"] == Conduit.NONE:
+            return "there is no conduit to ask by"
+        try:
+            with undisturbed():
+                return ask()
+        except Error as error:
+            return str(error)
 
     @property
     def entries(self) -> npt.NDArray[np.void]:

@@ -113,7 +113,8 @@ def test_without_a_conduit_nothing_but_that_is_judged(guestpv, probed):
     judged = {id for id, verdict in verdicts(done).items() if verdict != "skip"}
     assert judged == {"discovery.smccc"}
     done = validate(guestpv, probed, "--expect", "none")
-    assert (done.returncode, verdicts(done)) == (0, {"discovery.none": "pass"})
+    assert done.returncode == 0
+    assert verdicts(done).pop("discovery.none") == "pass"
 
 
 def test_a_hypervisor_that_refuses_everything_is_what_expect_none_wants(guestpv, probed):
