@@ -6,8 +6,9 @@ from itertools import pairwise
 from guestpv.cpulist import listed
 from guestpv.page.abi import STRUCTURE_ALIGNMENT, Fault, State
 from guestpv.page.names import fault_text
-from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped
+from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
+from guestpv.validate.iomem import is_reserved_ram
 
 _CLAUSE = "DEN0057A, 3.2.2"
 _OF_THE_ADDRESS = (Fault.UNALIGNED, Fault.OUT_OF_RANGE, Fault.SYSTEM_RAM, Fault.OVERLAP)
@@ -71,12 +72,23 @@ def in_range(guest: Guest) -> Finding:
 
 @check(
     "address.ram",
-    "A structure is outside of the memory that the guest was given as its own",
-    f"{_CLAUSE}: the hypervisor's memory, not the guest's",
+    "A structure is outside of the memory that the guest's kernel gives to programs",
+    f"{_CLAUSE}; Linux, pvtime.rst: in a reserved region of the normal memory",
     live=False,
     level=Level.SHOULD,
 )
 def outside_ram(guest: Guest) -> Finding:
+    """In memory that is reserved and mapped it may be; guestpv can't show that to users."""
+    entries = guest.entries
+    inside = [cpu for cpu in guest.asked if entries["fault"][cpu] == Fault.SYSTEM_RAM]
+    ipas = {cpu: int(entries["ipa"][cpu]) for cpu in inside}
+    if guest.live and inside and all(map(is_reserved_ram, ipas.values())):
+        return warned(
+            f"cpu{listed(inside)}: {ipas[inside[0]]:#x}: in a reserved part of System RAM",
+            "the interface allows that, but guestpv maps no page of System RAM to users, since the"
+            " kernel may keep anything beside the structure: have the region marked no-map",
+            cpus=inside,
+        )
     return _without_fault(guest, Fault.SYSTEM_RAM, "outside of System RAM")
 
 

@@ -6,6 +6,7 @@ boots, so there it is booted with the fault.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from guestpv.page import abi
+from guestpv.validate.iomem import names_of
 from pvlab import Lab
 
 ST, FEATURES, ARCH_FEATURES = abi.PV_TIME_ST, abi.PV_TIME_FEATURES, 0x80000001
@@ -123,6 +125,26 @@ def test_a_refused_query_is_not_followed_by_the_call_where_the_kernel_counts(lab
     else:  # KVM gave a structure, though it had refused to
         assert (code, none["verdict"]) == (FAILED, "fail")
         assert "PV_TIME_ST returned" in none["text"]
+
+
+def test_a_reserved_part_of_ram_is_allowed_and_not_mapped(lab):
+    """pvtime.rst has the structure in a reserved region of normal memory."""
+    kernel, machine = lab
+    if kernel != "claim-6.1":
+        pytest.skip("only where nobody owns them is the address asked for again")
+    iomem = machine.run(["cat", "/proc/iomem"]).stdout
+    reserved = int(re.findall(r"^  ([0-9a-f]+)-[0-9a-f]+ : reserved$", iomem, re.MULTILINE)[-1], 16)
+    assert names_of(reserved, iomem) == ["System RAM", "reserved"]
+    with ExitStack() as stack:
+        for vcpu in range(2):
+            address = (reserved + 63) // 64 * 64 + 64 * vcpu
+            stack.enter_context(machine.answering(call=ST, vcpu=vcpu, answer=address))
+        _, checks = validate(machine)
+        loaded = machine.run(["guestpv", "load"]).returncode
+    assert loaded == 9  # guestpv goes on refusing it
+    assert checks["address.ram"]["verdict"] == "warn"
+    assert "no-map" in checks["address.ram"]["advice"]
+    assert checks["address.aligned"]["verdict"] == checks["address.apart"]["verdict"] == "pass"
 
 
 def test_a_hypervisor_that_offers_pv_time_fails_where_none_is_expected(lab):
