@@ -34,7 +34,8 @@ guestpv.load/1, guestpv.unload/1, one object:
     changed         whether anything was to be done; load has also module, built, adopt_offset
 
 guestpv.validate/1, one object:
-    source, kernel (uname -r), duration_s; instance is that of the beginning
+    source, kernel (uname -r), duration_s; instance is that of the beginning; source and instance
+                    are null where nothing could be opened, and then every check is skipped
     passed, warned, failed, skipped: how many checks
     checks          of each: id, group, promise, clause, effect (nothing, load, hotplug, suspend,
                     reload), verdict (pass, warn, fail, skip), text, advice, figures, duration_s

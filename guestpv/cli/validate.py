@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -26,18 +28,27 @@ from guestpv.cli.options import JsonOption, SourceOption
 from guestpv.cli.records import write
 from guestpv.cli.source import open_source
 from guestpv.cpulist import listed
-from guestpv.errors import Error, NoSourceError
+from guestpv.errors import Error, ModuleError, NoSourceError, UnsupportedError
 from guestpv.page.abi import DEVICE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from guestpv.cli.reports import Report
+    from guestpv.source.reader import Reader
     from guestpv.validate import Check, Guest, HostAccount, Outcome
 
     Progress = AbstractContextManager[Callable[[str], None]]
 
 FAILED, INTERRUPTED = 11, 130
+
+
+class Expect(StrEnum):
+    """What the hypervisor is to offer."""
+
+    PV_TIME = "pv-time"
+    NONE = "none"
+
 
 _DEFAULT_S, _QUICK_S = 20.0, 2.0
 
@@ -97,6 +108,13 @@ def validate(
     record: RecordOption = None,
     compare: CompareOption = None,
     event: EventOption = None,
+    expect: Annotated[
+        Expect,
+        typer.Option(
+            help="Whether the hypervisor is to offer stolen time; if none, that it refuses is"
+            " what is checked."
+        ),
+    ] = Expect.PV_TIME,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write a report in JUnit's XML.")
     ] = None,
@@ -123,7 +141,7 @@ def validate(
         from guestpv.validate.compare import IDS
 
         only = [*IDS]
-    checks = _selected(only or [], skip or [])
+    checks = _selected(only or [], skip or [], expect)
     if list_only:
         _list(checks, as_json)
         return
@@ -141,9 +159,6 @@ def validate(
     try:
         with _interruptible(), ExitStack() as stack:
             file = stack.enter_context(_created(junit)) if junit else None
-            _load_for_now(stack, source)
-            path = _path(source)
-
             from guestpv.validate import Guest, Options
 
             options = Options(
@@ -154,12 +169,21 @@ def validate(
                 before=before,
                 event=event,
             )
-            guest = Guest(path, options)
+            try:
+                refusal = _load_for_now(stack, source)
+                if refusal:
+                    options = replace(options, refusal=refusal.why)
+                guest = Guest(_path(source), options)
+            except Error as error:
+                _report_nothing(checks, error, file, as_json, as_tap)
+                raise
             stack.callback(lambda: guest.reader.close())
             if guest.live and (cpus := guest.unwatchable):
                 why = "not watched, since this process may not run there (see cpuset(7))"
                 typer.echo(f"guestpv: cpu{listed(cpus)}: {why}", err=True)
-            code = _run(checks, guest, *_reports(guest, file, as_json, as_tap))
+            code = _run(checks, guest, *_reports(guest.reader, file, as_json, as_tap))
+            if refusal and not code and expect == Expect.PV_TIME:
+                raise refusal  # nothing that was judged is to blame for it
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:  # whoever read had enough: now that all is undone, end as a filter does
@@ -200,21 +224,35 @@ def _run(checks: list[Check], guest: Guest, reports: list[Report], progress: Pro
     return code or (FAILED if any(outcome.failed for outcome in ordered) else 0)
 
 
+def _report_nothing(
+    checks: list[Check], error: Error, junit: IO[bytes] | None, as_json: bool, as_tap: bool
+) -> None:
+    """What programs read is never empty; people read the error."""
+    reports, _ = _reports(None, junit, as_json, as_tap)
+    if not (as_json or as_tap):
+        reports.pop()
+    outcomes = [_not_run(check, str(error)) for check in checks]
+    for report in reports:
+        for outcome in outcomes:
+            report.outcome(outcome)
+        report.end(outcomes, 0.0)
+
+
 def _not_run(check: Check, reason: str) -> Outcome:
     from guestpv.validate import Finding, Outcome, Verdict
 
     return Outcome(check, Finding(Verdict.SKIP, reason), 0.0)
 
 
-def _selected(only: list[str], skip: list[str]) -> list[Check]:
+def _selected(only: list[str], skip: list[str], expect: Expect) -> list[Check]:
     from guestpv.validate import select
 
     try:
-        checks = select(_names(only), _names(skip))
+        checks = select(_names(only), _names(skip), pv_time=expect == Expect.PV_TIME)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if not checks:
-        raise typer.BadParameter("--only and --skip leave no check")
+        raise typer.BadParameter("--expect, --only and --skip leave no check")
     return checks
 
 
@@ -222,15 +260,18 @@ def _names(lists: list[str]) -> list[str]:
     return [name.strip() for names in lists for name in names.split(",")]
 
 
-def _load_for_now(stack: ExitStack, source: str) -> None:
-    """If nothing but the module is missing, have it while *stack* lasts."""
+def _load_for_now(stack: ExitStack, source: str) -> Error | None:
+    """If nothing but the module is missing, have it while *stack* lasts.
+
+    Where it would not load, it is only to probe, and why it would not is returned.
+    """
     if source not in ("auto", "device") or os.geteuid() or os.path.exists(DEVICE):
-        return
+        return None
     from guestpv.driver import module
     from guestpv.validate.undisturbed import undisturbed
 
     if module.is_loaded():
-        return  # and its device is not to be seen here
+        return None  # and its device is not to be seen here
 
     def unload() -> None:
         try:
@@ -239,10 +280,21 @@ def _load_for_now(stack: ExitStack, source: str) -> None:
             typer.echo(f"guestpv: {error}", err=True)
 
     found = module.find(say=lambda what: typer.echo(f"guestpv: {what}", err=True))
+    refusal: Error | None = None
     with undisturbed():
-        if module.load(found):
+        try:
+            loaded = module.load(found)
+        except (ModuleError, UnsupportedError) as error:
+            refusal = error
+            try:
+                loaded = module.load(found, probe=True)
+            except Error:
+                raise refusal from None
+        if loaded:
             stack.callback(unload)
-            typer.echo("guestpv: the module was not loaded, and is for this run", err=True)
+            only = "" if refusal is None else f" to probe only, since it was refused: {refusal.why}"
+            typer.echo(f"guestpv: the module was not loaded, and is for this run{only}", err=True)
+    return refusal
 
 
 def _path(source: str) -> str:
@@ -277,7 +329,7 @@ def _list(checks: list[Check], as_json: bool) -> None:
 
 
 def _reports(
-    guest: Guest, junit: IO[bytes] | None, as_json: bool, as_tap: bool
+    reader: Reader | None, junit: IO[bytes] | None, as_json: bool, as_tap: bool
 ) -> tuple[list[Report], Progress]:
     """Who reports, and what shows what is being done: on a terminal, and nowhere else."""
     reports: list[Report] = []
@@ -293,7 +345,7 @@ def _reports(
     elif as_json:
         from guestpv.cli.reports.record import RecordReport
 
-        reports.append(RecordReport(guest.reader))
+        reports.append(RecordReport(reader))
         if sys.stderr.isatty():
             from rich.console import Console
 

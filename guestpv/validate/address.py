@@ -6,13 +6,19 @@ from itertools import pairwise
 from guestpv.cpulist import listed
 from guestpv.page.abi import STRUCTURE_ALIGNMENT, Fault, State
 from guestpv.page.names import fault_text
-from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped
+from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
+from guestpv.validate.iomem import is_reserved_ram
 
 _CLAUSE = "DEN0057A, 3.2.2"
 _OF_THE_ADDRESS = (Fault.UNALIGNED, Fault.OUT_OF_RANGE, Fault.SYSTEM_RAM, Fault.OVERLAP)
 """Faults that have checks of their own."""
 _ADVICE = "the hypervisor returned an address that no guest may map; guestpv did not"
+_GIVE = (
+    "have the VMM give each vCPU a structure; a guest that was moved here from a host without"
+    " PV-time has to be rebooted, so that its kernel asks"
+)
+_UNKNOWN = "no address is known: the kernel keeps them, and where was not to be found out"
 
 
 @check(
@@ -24,12 +30,26 @@ _ADVICE = "the hypervisor returned an address that no guest may map; guestpv did
 )
 def given(guest: Guest) -> Finding:
     entries = guest.entries
-    for cpu in guest.asked:
-        entry = entries[cpu]
-        without = entry["fault"] not in (Fault.NONE, *_OF_THE_ADDRESS)
-        if without or (entry["state"] == State.ONLINE and not entry["offset"]):
-            return failed(f"cpu{cpu} has none: {fault_text(entry['fault'])}")
+    if not entries["st_call"][guest.asked].any():
+        return skipped("none was asked for, since the hypervisor does not vouch for PV_TIME_ST")
+    if guest.probed and not _known(guest) and not _without(guest):
+        return skipped(_UNKNOWN)
+    if without := _without(guest):
+        why = fault_text(entries["fault"][without[0]])
+        return failed(f"cpu{listed(without)}: none: {why}", _GIVE, cpus=without)
     return passed(f"{len(guest.asked)} structures")
+
+
+def _without(guest: Guest) -> list[int]:
+    """The CPUs that were given no structure."""
+    entries = guest.entries
+    given = (Fault.NONE, Fault.PROBED, *_OF_THE_ADDRESS)
+    return [
+        cpu
+        for cpu in guest.asked
+        if entries["fault"][cpu] not in given
+        or (entries["state"][cpu] == State.ONLINE and not entries["offset"][cpu])
+    ]
 
 
 @check(
@@ -52,12 +72,23 @@ def in_range(guest: Guest) -> Finding:
 
 @check(
     "address.ram",
-    "A structure is outside of the memory that the guest was given as its own",
-    f"{_CLAUSE}: the hypervisor's memory, not the guest's",
+    "A structure is outside of the memory that the guest's kernel gives to programs",
+    f"{_CLAUSE}; Linux, pvtime.rst: in a reserved region of the normal memory",
     live=False,
     level=Level.SHOULD,
 )
 def outside_ram(guest: Guest) -> Finding:
+    """In memory that is reserved and mapped it may be; guestpv can't show that to users."""
+    entries = guest.entries
+    inside = [cpu for cpu in guest.asked if entries["fault"][cpu] == Fault.SYSTEM_RAM]
+    ipas = {cpu: int(entries["ipa"][cpu]) for cpu in inside}
+    if guest.live and inside and all(map(is_reserved_ram, ipas.values())):
+        return warned(
+            f"cpu{listed(inside)}: {ipas[inside[0]]:#x}: in a reserved part of System RAM",
+            "the interface allows that, but guestpv maps no page of System RAM to users, since the"
+            " kernel may keep anything beside the structure: have the region marked no-map",
+            cpus=inside,
+        )
     return _without_fault(guest, Fault.SYSTEM_RAM, "outside of System RAM")
 
 
@@ -70,7 +101,8 @@ def outside_ram(guest: Guest) -> Finding:
 )
 def apart(guest: Guest) -> Finding:
     entries = guest.entries[guest.asked]
-    ipas = sorted(entries["ipa"][entries["offset"] != 0].tolist())
+    given = (entries["offset"] != 0) | ((entries["fault"] == Fault.PROBED) & (entries["ipa"] != 0))
+    ipas = sorted(entries["ipa"][given].tolist())
     distances = [later - earlier for earlier, later in pairwise(ipas)]
     if min(distances, default=STRUCTURE_ALIGNMENT) < STRUCTURE_ALIGNMENT:
         return failed(f"two structures are {min(distances)} bytes apart", _ADVICE)
@@ -98,7 +130,19 @@ def stable(guest: Guest) -> Finding:
 def _without_fault(guest: Guest, fault: Fault, text: str) -> Finding:
     """What the module, which checks each address before it maps it, refused."""
     entries = guest.entries
+    if not _known(guest):
+        return skipped("no structure was given" if _without(guest) else _UNKNOWN)
     for cpu in guest.asked:
         if entries["fault"][cpu] == fault:
             return failed(f"cpu{cpu}: {int(entries['ipa'][cpu]):#x}: {fault.text}", _ADVICE)
     return passed(text)
+
+
+def _known(guest: Guest) -> list[int]:
+    """The CPUs whose structure's address is known."""
+    entries = guest.entries
+    return [
+        cpu
+        for cpu in guest.asked
+        if entries["ipa"][cpu] or entries["fault"][cpu] in _OF_THE_ADDRESS
+    ]

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from guestpv.validate.guest import Guest
@@ -63,6 +63,17 @@ class Level(StrEnum):
         return self in (Level.MUST, Level.SHOULD, Level.DERIVED)
 
 
+class Needs(IntEnum):
+    """How far the module must have come for a check to judge; each includes those before it."""
+
+    INDEX = 0
+    """It is loaded."""
+    ANSWERS = 1
+    """A hypervisor was asked."""
+    STRUCTURES = 2
+    """It mapped structures, which a load that only probes does not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a check saw. *figures* are for programs, their names carry units."""
@@ -106,6 +117,7 @@ class Check:
     effect: Effect
     live: bool
     """Whether it needs a hypervisor; if not, the index of a page image is enough."""
+    needs: Needs
     judge: Judge
 
     @property
@@ -125,11 +137,17 @@ def check(
     *,
     level: Level,
     live: bool = True,
+    needs: Needs | None = None,
 ) -> Callable[[Judge], Judge]:
-    """Enter the decorated function into the catalogue."""
+    """Enter the decorated function into the catalogue.
+
+    Unless told what it *needs*, what is live or does something to the guest needs structures.
+    """
+    if needs is None:
+        needs = Needs.STRUCTURES if live or effect != Effect.NOTHING else Needs.ANSWERS
 
     def enter(judge: Judge) -> Judge:
-        CHECKS[id] = Check(id, promise, clause, level, effect, live, judge)
+        CHECKS[id] = Check(id, promise, clause, level, effect, live, needs, judge)
         return judge
 
     return enter

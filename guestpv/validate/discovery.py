@@ -7,8 +7,16 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.page import abi
-from guestpv.page.abi import CALLS, NOT_CALLED, NOT_SUPPORTED
-from guestpv.validate.check import Finding, Level, check, failed, passed, skipped, warned
+from guestpv.page.abi import (
+    CALLS,
+    NOT_CALLED,
+    NOT_SUPPORTED,
+    PV_TIME_FEATURES,
+    PV_TIME_ST,
+    PV_TIME_ST_DRAFT,
+    Conduit,
+)
+from guestpv.validate.check import Finding, Level, Needs, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
 
 _SMCCC_1_1 = 0x10001
@@ -18,19 +26,74 @@ _ANSWERS = (
     *("features_undefined", "features_st_smc32", "features_smc32"),
 )
 _PVTIME = "Linux, pvtime.rst"
+_OFFERS = (
+    *("features_st", "features_st_draft"),
+    *("features_undefined", "features_st_smc32", "features_smc32", "st_return"),
+)
+"""The calls of which a success offers something."""
+
+_ASK = "ask who runs the hypervisor for PV-time; where there is to be none, say --expect none"
+_OFFERED = (
+    "the hypervisor offers something: validate without --expect none, or have PV-time turned off"
+)
+_REPORT = "report it to who makes the hypervisor: guests that go by its answers are misled"
 
 
 @check(
     "discovery.smccc",
-    "SMCCC is of version 1.1 or later",
+    "SMCCC is of version 1.1 or later, and there is a conduit",
     "DEN0028, SMCCC_VERSION",
     live=False,
     level=Level.MUST,
+    needs=Needs.INDEX,
 )
 def smccc(guest: Guest) -> Finding:
-    version = int(guest.reader.header["smccc_version"])
-    text = f"version {version >> 16}.{version & 0xFFFF}"
-    return passed(text) if version >= _SMCCC_1_1 else failed(text)
+    text = _smccc_version(guest)
+    if _conduit(guest) == Conduit.NONE:
+        return failed(f"{text}, and no conduit: the hypervisor can't be asked", _ASK)
+    if int(guest.reader.header["smccc_version"]) < _SMCCC_1_1:
+        return failed(text, _ASK)
+    return passed(text)
+
+
+@check(
+    "discovery.none",
+    "A hypervisor without stolen time refuses whatever would offer some",
+    f"DEN0028, NOT_SUPPORTED; {_PVTIME}",
+    live=False,
+    level=Level.MUST,
+    needs=Needs.INDEX,
+)
+def none(guest: Guest) -> Finding:
+    """Of the profile for --expect none."""
+    if _conduit(guest) == Conduit.NONE:
+        return passed(f"{_smccc_version(guest)}, and no conduit: there is nothing to call")
+    if not guest.asked:
+        return skipped("no CPU that is online has been asked")
+    entries, called = guest.entries, set()
+    for field in _OFFERS:
+        for cpu in guest.asked:
+            answer = int(entries[field][cpu])
+            if answer == NOT_CALLED:
+                continue
+            called.add(CALLS[field])
+            if answer & 0x80000000 == 0:
+                return failed(
+                    f"{CALLS[field]} returned {_hex(answer)} on cpu{cpu}",
+                    _OFFERED,
+                )
+    if guest.live and not isinstance(guest.answers, str):  # asked whatever ARCH_FEATURES says
+        for call in guest.answers[guest.answers["function"] == PV_TIME_FEATURES]:
+            called.add(f"PV_TIME_FEATURES({int(call['argument']):#x})")
+            if call["argument"] in (PV_TIME_ST, PV_TIME_ST_DRAFT) and not call["x"][0] & 0x80000000:
+                return failed(
+                    f"PV_TIME_FEATURES({int(call['argument']):#x}) returns"
+                    f" {_hex(int(call['x'][0]))} on cpu{call['cpu']}",
+                    _OFFERED,
+                )
+    arch = sorted({int(entries["arch_features"][cpu]) for cpu in guest.asked})
+    text = f"{CALLS['arch_features']} returned {' and '.join(map(str, arch))}"
+    return passed(f"{text}, and {len(called)} other calls were refused" if called else text)
 
 
 @check(
@@ -42,6 +105,27 @@ def smccc(guest: Guest) -> Finding:
 )
 def arch_features(guest: Guest) -> Finding:
     return _offered(guest, "arch_features", lambda answer: answer & 0x80000000 == 0)
+
+
+@check(
+    "discovery.exactly_0",
+    "SMCCC_ARCH_FEATURES says so with 0: Linux takes a greater number for a refusal",
+    "Linux, arch/arm64/kernel/paravirt.c: has_pv_steal_clock()",
+    live=False,
+    level=Level.KERNEL,
+)
+def exactly_0(guest: Guest) -> Finding:
+    answers = {cpu: int(guest.entries["arch_features"][cpu]) for cpu in guest.asked}
+    others = [cpu for cpu, answer in answers.items() if answer and answer & 0x80000000 == 0]
+    if others:
+        return warned(
+            f"it returned {_hex(answers[others[0]])} on cpu{listed(others)}",
+            "SMCCC allows that; Linux guests go without stolen time nevertheless, until the"
+            " hypervisor returns 0",
+        )
+    if all(answers.values()):
+        return skipped("it was refused")
+    return passed("it returned 0")
 
 
 @check(
@@ -64,9 +148,12 @@ def features_self(guest: Guest) -> Finding:
 )
 def st(guest: Guest) -> Finding:
     entries = guest.entries
+    if _all_not_called(guest, "features_st"):
+        return skipped("it was not called, since SMCCC_ARCH_FEATURES was refused")
     without = [cpu for cpu in guest.asked if not entries["st_call"][cpu]]
     if without:
-        return failed(f"cpu{listed(without)}: neither number of PV_TIME_ST is vouched for")
+        text = f"cpu{listed(without)}: neither number of PV_TIME_ST is vouched for"
+        return failed(text, _ASK)
     numbers = sorted({int(entries["st_call"][cpu]) for cpu in guest.asked})
     text = " and ".join(f"{number:#x}" for number in numbers)
     if numbers == [abi.PV_TIME_ST_DRAFT]:
@@ -112,7 +199,8 @@ def refusals(guest: Guest) -> Finding:
             if answer in (0, NOT_CALLED) or (field == "arch_features" and answer > 0):
                 continue
             if answer not in NOT_SUPPORTED:
-                return failed(f"cpu{cpu}: {field} is {_hex(answer)}, neither success nor refusal")
+                text = f"cpu{cpu}: {CALLS[field]} returned {_hex(answer)}"
+                return failed(f"{text}, neither success nor refusal", _REPORT)
             kinds.add("int64" if answer == -1 else "int32")
     return passed(f"as {' and '.join(sorted(kinds))}" if kinds else "nothing was refused")
 
@@ -135,17 +223,24 @@ def alike(guest: Guest) -> Finding:
             answers = (int(entries[field][0]), int(entries[field][different[0]]))
             return failed(
                 f"{field} is {_hex(answers[0])} on cpu{guest.asked[0]}"
-                f" and {_hex(answers[1])} on cpu{cpu}"
+                f" and {_hex(answers[1])} on cpu{cpu}",
+                _REPORT,
             )
     return passed(f"{len(entries)} vCPUs")
 
 
 def _offered(guest: Guest, field: str, is_success: Callable[[int], bool]) -> Finding:
+    if _all_not_called(guest, field):
+        return skipped("it was not called, since SMCCC_ARCH_FEATURES was refused")
     answers = {cpu: int(guest.entries[field][cpu]) for cpu in guest.asked}
     refused = [cpu for cpu, answer in answers.items() if not is_success(answer)]
     if refused:
-        return failed(f"it returned {_hex(answers[refused[0]])} on cpu{listed(refused)}")
+        return failed(f"it returned {_hex(answers[refused[0]])} on cpu{listed(refused)}", _ASK)
     return passed(f"it returned {_hex(answers[guest.asked[0]])}")
+
+
+def _all_not_called(guest: Guest, field: str) -> bool:
+    return bool((guest.entries[field][guest.asked] == NOT_CALLED).all())
 
 
 def _refused(guest: Guest, *fields: str) -> Finding:
@@ -158,8 +253,17 @@ def _refused(guest: Guest, *fields: str) -> Finding:
                 return skipped(f"{CALLS[field]} was not called on cpu{cpu}")
             # Whatever form a refusal has, which is for another check, it is negative as an int32.
             if answer & 0x80000000 == 0:
-                return failed(f"{CALLS[field]} returned {_hex(answer)} on cpu{cpu}")
+                return failed(f"{CALLS[field]} returned {_hex(answer)} on cpu{cpu}", _REPORT)
     return passed(f"refused: {' and '.join(CALLS[field] for field in fields)}")
+
+
+def _conduit(guest: Guest) -> int:
+    return int(guest.reader.header["conduit"])
+
+
+def _smccc_version(guest: Guest) -> str:
+    version = int(guest.reader.header["smccc_version"])
+    return f"version {version >> 16}.{version & 0xFFFF}"
 
 
 def _hex(answer: int) -> str:

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from guestpv.cpulist import CpuList
-from guestpv.errors import NoSourceError
+from guestpv.driver.ask import Calls, ask
+from guestpv.errors import Error, NoSourceError
 from guestpv.latency.naps import Naps, take_naps
 from guestpv.latency.observation import LongGaps, Observations, observe
-from guestpv.page.abi import DEVICE, NOT_CALLED, Origin, State
+from guestpv.page.abi import DEVICE, FLAG_PROBE, NOT_CALLED, Conduit, Origin, State
 from guestpv.source.mapped import MappedReader
 from guestpv.source.reader import Snapshot
 from guestpv.validate.comparison import Comparison, Event, compare
@@ -35,6 +36,7 @@ from guestpv.validate.hostaccount import HostAccount, HostView
 from guestpv.validate.kernelwatch import KernelWatch, Sample
 from guestpv.validate.proportion import CONFIDENCE, Proportion, proportion
 from guestpv.validate.record import Record, rtc_s, take
+from guestpv.validate.undisturbed import undisturbed
 
 _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
@@ -63,6 +65,8 @@ class Options:
     """The guest as it was before *event*."""
     event: Event | None = None
     """What happened to the VM since then."""
+    refusal: str = "the module was loaded with probe=1"
+    """Why the module would not load otherwise, where it was loaded to probe only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,26 @@ class Guest:
     def live(self) -> bool:
         """Whether there is a hypervisor behind it."""
         return self.reader.source.kind == "device"
+
+    @property
+    def probed(self) -> bool:
+        """Whether the module only asked, and mapped no structure."""
+        return bool(self.reader.header["flags"] & FLAG_PROBE)
+
+    @cached_property
+    def answers(self) -> Calls | str:
+        """What the hypervisor answers now, or why it can't be asked."""
+        if not self.live:
+            return "needs a live hypervisor, not a page image"
+        if os.geteuid():
+            return "only root may load the module guestpv_ask, which asks"
+        if self.reader.header["conduit"] == Conduit.NONE:
+            return "there is no conduit to ask by"
+        try:
+            with undisturbed():
+                return ask()
+        except Error as error:
+            return str(error)
 
     @property
     def entries(self) -> npt.NDArray[np.void]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from guestpv.validate.check import Check, Effect, Finding, Verdict, skipped
+from guestpv.validate.check import Check, Effect, Finding, Needs, Verdict, skipped
 from guestpv.validate.guest import Guest
 
 
@@ -37,7 +37,9 @@ def run(checks: Sequence[Check], guest: Guest) -> Iterator[Outcome]:
 def _judge(check: Check, guest: Guest) -> Finding:
     if check.live and not guest.live:
         return skipped("needs a live hypervisor, not a page image")
-    if not guest.asked:
+    if check.needs >= Needs.STRUCTURES and guest.probed:
+        return skipped(f"no structure is mapped: {guest.options.refusal}")
+    if check.needs >= Needs.ANSWERS and not guest.asked:
         return skipped("no CPU that is online has been asked for its structure")
     if check.live and check.effect == Effect.LOAD and (reason := guest.unwatched):
         return skipped(reason)

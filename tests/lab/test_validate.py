@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from validator import VALIDATORS, claim_again, guestpv, ipa, labs_in_turn, load_again
 
+from guestpv.driver.ask import UPPER
 from guestpv.page import abi
 from guestpv.validate import catalogue
 from guestpv.validate.compare import IDS as COMPARING
@@ -28,7 +29,8 @@ from pvlab.faults import Lie
 
 RAM = 0x40000000
 
-ST, FEATURES, ARCH_FEATURES = abi.PV_TIME_ST, abi.PV_TIME_FEATURES, 0x80000001
+ST, FEATURES, VERSION, ARCH_FEATURES = abi.PV_TIME_ST, abi.PV_TIME_FEATURES, 0x80000000, 0x80000001
+UNDEFINED = 0xC500002A
 REFUSED = -1
 
 Arrange = Callable[[Lab], AbstractContextManager[None]]
@@ -70,6 +72,11 @@ def answering(**wrong: int) -> Arrange:
         claim_again(lab)
 
     return arrange
+
+
+def answering_now(**wrong: int) -> Arrange:
+    """A hypercall is answered wrongly during the run, and was not when the module was loaded."""
+    return lambda lab: lab.answering(**wrong)
 
 
 @contextmanager
@@ -275,6 +282,62 @@ CLAIM = [
         "discovery.alike",
         answering(call=FEATURES, arg=abi.PV_TIME_ST_DRAFT, vcpu=1, answer=0),
     ),
+    Fault(
+        "ARCH_FEATURES returns 1",
+        "discovery.exactly_0",
+        answering(call=ARCH_FEATURES, arg=FEATURES, answer=1),
+        verdict="warn",
+        says="Linux guests go without",
+    ),
+    Fault(
+        "x9 is not kept",
+        "smccc.registers",
+        answering_now(call=FEATURES, arg=ST, vcpu=1, register=9, answer=7),
+        says="cpu1: x9 changed",
+    ),
+    Fault(
+        "x17 is not kept by a call that is refused",
+        "smccc.registers",
+        answering_now(call=UNDEFINED, register=17, answer=0),
+        says="cpu0-1: x17 changed",
+    ),
+    Fault(
+        "SMCCC 1.3 is announced, and its hint not masked",
+        "smccc.hint",
+        answering_now(call=VERSION, answer=0x10003),
+        says="without the hint",
+    ),
+    Fault(
+        "the upper half of an argument counts",
+        "smccc.upper",
+        answering_now(call=FEATURES, arg=UPPER | ST, answer=REFUSED),
+        says="with zeroes above",
+    ),
+    Fault(
+        "a number that nobody defined is vouched for",
+        "smccc.undefined",
+        answering_now(call=FEATURES, arg=UNDEFINED, answer=0),
+        says="returned 0",
+    ),
+    Fault(
+        "a call that nobody defined is taken for done",
+        "smccc.direct",
+        answering_now(call=UNDEFINED, answer=0),
+        says="returned 0",
+    ),
+    Fault(
+        "a refusal that is none",
+        "smccc.refusals",
+        answering_now(call=UNDEFINED, answer=-2),
+        says="returned -2",
+    ),
+    Fault(
+        "PV_TIME_ST is gone since the module was loaded",
+        "smccc.same",
+        answering_now(call=FEATURES, arg=ST, answer=REFUSED),
+        verdict="warn",
+        says="now",
+    ),
     Fault("no structure for one vCPU", "address.given", answering(call=ST, vcpu=1, answer=REFUSED)),
     Fault("unaligned", "address.aligned", answering(call=ST, vcpu=1, answer=ipa(1) + 8)),
     Fault("beyond the address size", "address.range", answering(call=ST, vcpu=1, answer=1 << 53)),
@@ -354,8 +417,7 @@ PAUSED = [
 ]
 HOLES = {
     **dict.fromkeys(COMPARING, "with --compare: tests/lab/test_life_compare.py"),
-    "discovery.smccc": "with SMCCC 1.0 there is no conduit, so the module does not load"
-    " (tests/lab/test_no_pv_time.py); on page images: tests/unit/test_validate.py",
+    "discovery.smccc": "a machine without a conduit, of another lab: tests/lab/test_no_pv_time.py",
 }
 
 

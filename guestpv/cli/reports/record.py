@@ -13,9 +13,10 @@ from guestpv.validate import Outcome
 
 
 class RecordReport:
-    def __init__(self, reader: Reader) -> None:
-        self._source = source_record(reader.source)
-        self._instance = instance_record(reader.instance)
+    def __init__(self, reader: Reader | None) -> None:
+        """There is no *reader* where nothing could be opened."""
+        self._source = source_record(reader.source) if reader else None
+        self._instance = instance_record(reader.instance) if reader else None
 
     def outcome(self, outcome: Outcome) -> None:
         """Nothing is written before the end."""

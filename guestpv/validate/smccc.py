@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: MIT
+"""smccc: the rules of Arm's calling convention, by calls that are made during the run.
+
+None of them has a consequence, and PV_TIME_ST is not among them: see guestpv.driver.ask.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+
+import numpy as np
+
+from guestpv.cpulist import listed
+from guestpv.driver.ask import REGISTERS, SENTINEL, SVE_HINT, UPPER, Calls
+from guestpv.page.abi import CALLS, NOT_CALLED, PV_TIME_FEATURES, PV_TIME_ST, PV_TIME_ST_DRAFT
+from guestpv.validate.check import Finding, Level, Needs, check, failed, passed, skipped, warned
+from guestpv.validate.guest import Guest
+
+_VERSION, _ARCH_FEATURES = 0x80000000, 0x80000001
+_SMCCC_1_3 = 0x10003
+_DEFINED = (PV_TIME_FEATURES, PV_TIME_ST, PV_TIME_ST_DRAFT)
+_FIRST_KEPT = 4
+_REFUSED = 0x80000000
+"""This bit is set in a refusal, as an int32 or an int64."""
+
+_AT_LOAD = {
+    "arch_features": (_ARCH_FEATURES, PV_TIME_FEATURES),
+    "features_self": (PV_TIME_FEATURES, PV_TIME_FEATURES),
+    "features_st": (PV_TIME_FEATURES, PV_TIME_ST),
+    "features_st_draft": (PV_TIME_FEATURES, PV_TIME_ST_DRAFT),
+}
+"""Calls that the index has the answers of, too, by their field in it."""
+
+_DEN0028 = "DEN0028"
+_REPORT = "report it to who makes the hypervisor"
+
+Judge = Callable[[Calls], Finding]
+
+
+def _by_answers(judge: Judge) -> Callable[[Guest], Finding]:
+    """A check of nothing but the calls."""
+
+    @wraps(judge)
+    def judged(guest: Guest) -> Finding:
+        return skipped(guest.answers) if isinstance(guest.answers, str) else judge(guest.answers)
+
+    return judged
+
+
+@check(
+    "smccc.registers",
+    "A call keeps x4 to x17",
+    f"{_DEN0028}, from SMCCC 1.1 on",
+    level=Level.MUST,
+    needs=Needs.ANSWERS,
+)
+@_by_answers
+def registers(calls: Calls) -> Finding:
+    sentinels = SENTINEL | np.arange(_FIRST_KEPT, REGISTERS, dtype=np.uint64)
+    changed = calls["x"][:, _FIRST_KEPT:] != sentinels
+    if changed.any():
+        first = calls[changed.any(axis=1)][0]
+        cpus = np.unique(calls["cpu"][changed.any(axis=1)]).tolist()
+        names = [f"x{_FIRST_KEPT + n}" for n in np.flatnonzero(changed.any(axis=0))]
+        return failed(
+            f"cpu{listed(cpus)}: {', '.join(names)} changed, as by {_call(first)}",
+            "a guest's kernel has values in them across a call, and goes wrong in places that have"
+            f" nothing to do with it: run no guest there, and {_REPORT}",
+            cpus=cpus,
+            registers=names,
+        )
+    return passed(f"{len(calls)} calls")
+
+
+@check(
+    "smccc.hint",
+    "The SVE hint in a function's number, bit 16, changes no answer",
+    f"{_DEN0028}, from SMCCC 1.3 on; before that no function has such a number",
+    level=Level.MUST,
+    needs=Needs.ANSWERS,
+)
+@_by_answers
+def hint(calls: Calls) -> Finding:
+    hinted = (calls["function"] & SVE_HINT) != 0
+    known = min(int(each["x"][0]) for each in calls[calls["function"] == _VERSION]) >= _SMCCC_1_3
+    for call in calls[hinted]:
+        other = _answer(calls, call, int(call["function"]) & ~SVE_HINT, int(call["argument"]))
+        answer = int(call["x"][0])
+        if answer != other and (known or not answer & _REFUSED):
+            return failed(
+                f"cpu{call['cpu']}: {_call(call)} returned {_hex(answer)}, and {_hex(other)}"
+                " without the hint",
+                "Linux sets the bit where it may, and then finds no PV-time: the hypervisor has to"
+                " mask it, or to announce SMCCC 1.2 at most",
+            )
+    said = "makes no difference" if known else "is not defined before SMCCC 1.3, and harmless here"
+    return passed(f"it {said}")
+
+
+@check(
+    "smccc.upper",
+    "The upper halves of x0 and of a 32-bit argument change no answer",
+    f"{_DEN0028}: a function's number is in w0, and such an argument in w1",
+    level=Level.MUST,
+    needs=Needs.ANSWERS,
+)
+@_by_answers
+def upper(calls: Calls) -> Finding:
+    for call in calls:
+        function, argument = int(call["function"]), int(call["argument"])
+        if not (function | argument) >> 32:
+            continue
+        other = _answer(calls, call, function & 0xFFFFFFFF, argument & 0xFFFFFFFF)
+        if int(call["x"][0]) != other:
+            return failed(
+                f"cpu{call['cpu']}: {_call(call)} returned {_hex(int(call['x'][0]))}, and"
+                f" {_hex(other)} with zeroes above",
+                "a compiler may leave anything there: guests find PV-time or not by chance;"
+                f" {_REPORT}",
+            )
+    return passed(f"with {UPPER >> 32:#x} there")
+
+
+@check(
+    "smccc.undefined",
+    "PV_TIME_FEATURES refuses every number that PV-time does not define",
+    "DEN0057A: the numbers of PV-time's calls",
+    level=Level.MUST,
+    needs=Needs.ANSWERS,
+)
+@_by_answers
+def undefined(calls: Calls) -> Finding:
+    queries = calls[(calls["function"] == PV_TIME_FEATURES) & (calls["argument"] < UPPER)]
+    queries = queries[~np.isin(queries["argument"], _DEFINED)]
+    return _all_refused(queries, "a guest may call what is not there")
+
+
+@check(
+    "smccc.direct",
+    "A call of a number that nobody defined is refused",
+    f"{_DEN0028}: an unknown function returns NOT_SUPPORTED",
+    level=Level.MUST,
+    needs=Needs.ANSWERS,
+)
+@_by_answers
+def direct(calls: Calls) -> Finding:
+    known = [_VERSION, _ARCH_FEATURES, PV_TIME_FEATURES]
+    plain = (calls["function"] < UPPER) & ((calls["function"] & SVE_HINT) == 0)
+    return _all_refused(
+        calls[plain & ~np.isin(calls["function"], known)],
+        "a guest takes what is not there for done",
+    )
+
+
+@check(
+    "smccc.refusals",
+    "A refusal is NOT_SUPPORTED, -1, as an int32 or an int64",
+    _DEN0028,
+    level=Level.MUST,
+    needs=Needs.ANSWERS,
+)
+@_by_answers
+def refusals(calls: Calls) -> Finding:
+    refused = calls[(calls["x"][:, 0] & _REFUSED) != 0]
+    for call in refused:
+        if int(call["x"][0]) not in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF):
+            return failed(
+                f"cpu{call['cpu']}: {_call(call)} returned {_hex(int(call['x'][0]))}",
+                f"a guest that asks for -1 takes it for another thing; {_REPORT}",
+            )
+    return passed(f"{len(refused)} refusals")
+
+
+@check(
+    "smccc.same",
+    "The hypervisor answers as it did when the module was loaded",
+    "DEN0057A: a property of the VM",
+    level=Level.DERIVED,
+    needs=Needs.ANSWERS,
+)
+def same(guest: Guest) -> Finding:
+    """No failure: it may be another hypervisor, to which the VM was moved."""
+    if isinstance(guest.answers, str):
+        return skipped(guest.answers)
+    compared = 0
+    for field, call, before in _asked_at_load(guest, guest.answers):
+        compared += 1
+        now = int(call["x"][0])
+        if now != before:
+            return warned(
+                f"cpu{call['cpu']}: {CALLS[field]} returned {_hex(before)} then, and"
+                f" {_hex(now)} now",
+                "the VM was moved to another hypervisor, or this one was changed: reboot the guest,"
+                " so that its kernel asks again",
+            )
+    return passed(f"{compared} answers") if compared else skipped("no CPU was asked twice")
+
+
+def _asked_at_load(guest: Guest, calls: Calls) -> Iterator[tuple[str, np.void, int]]:
+    """Of each call that was made both times: its field in the index, now, and what it returned."""
+    entries = guest.entries
+    for field, (function, argument) in _AT_LOAD.items():
+        for call in calls[(calls["function"] == function) & (calls["argument"] == argument)]:
+            before = int(entries[field][call["cpu"]])
+            if before != NOT_CALLED:
+                yield field, call, before & 0xFFFFFFFFFFFFFFFF
+
+
+def _answer(calls: Calls, call: np.void, function: int, argument: int) -> int:
+    """What that CPU was answered to another call."""
+    of_cpu = calls[calls["cpu"] == call["cpu"]]
+    (other,) = of_cpu[(of_cpu["function"] == function) & (of_cpu["argument"] == argument)]
+    return int(other["x"][0])
+
+
+def _all_refused(calls: Calls, consequence: str) -> Finding:
+    accepted = calls[(calls["x"][:, 0] & _REFUSED) == 0]
+    for call in accepted:
+        cpus = np.unique(accepted["cpu"]).tolist()
+        return failed(
+            f"cpu{listed(cpus)}: {_call(call)} returned {_hex(int(call['x'][0]))}",
+            f"{consequence}; {_REPORT}",
+            cpus=cpus,
+        )
+    return passed(f"{len(calls)} were refused")
+
+
+def _call(call: np.void) -> str:
+    return f"{int(call['function']):#x}({int(call['argument']):#x})"
+
+
+def _hex(answer: int) -> str:
+    signed = answer - (1 << 64) if answer >> 63 else answer
+    return f"{signed} ({answer:#x})"
