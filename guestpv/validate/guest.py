@@ -45,6 +45,10 @@ class Options:
     """How long to wait for the VM to be paused or moved."""
     host_account: HostAccount | None = None
     """Where the host's own account can be read."""
+    cpus: tuple[int, ...] | None = None
+    """The CPUs to judge; None for all."""
+    isolated: bool = True
+    """Whether to keep isolated CPUs busy, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ class Guest:
     @cached_property
     def asked(self) -> list[int]:
         """The CPUs whose hypervisor was asked: those that were online once."""
-        return np.flatnonzero(self.entries["arch_features"] != NOT_CALLED).tolist()
+        return self._chosen(self.entries["arch_features"] != NOT_CALLED)
 
     @property
     def adopted(self) -> bool:
@@ -130,8 +134,19 @@ class Guest:
         return [cpu for cpu in self._online() if cpu not in self.watchable]
 
     def _online(self) -> list[int]:
-        online = self.reader.snapshot()["state"] == State.ONLINE
-        return np.flatnonzero(online).tolist()
+        return self._chosen(self.reader.snapshot()["state"] == State.ONLINE)
+
+    def _chosen(self, of: npt.NDArray[np.bool_]) -> list[int]:
+        """The CPUs for which *of* is true, and that the user did not leave out."""
+        cpus: list[int] = np.flatnonzero(of).tolist()
+        chosen = self.options.cpus
+        return cpus if chosen is None else [cpu for cpu in cpus if cpu in chosen]
+
+    @property
+    def seen(self) -> Watched | None:
+        """What was watched; None if no check has asked for that so far."""
+        seen: Watched | None = self.__dict__.get("watched")
+        return seen
 
     @cached_property
     def watched(self) -> Watched:
