@@ -60,6 +60,8 @@ class Watched:
     after: Snapshot
     samples: tuple[Sample, Sample]
     """From within the interval, near its ends."""
+    around: tuple[Sample, Sample]
+    """From before the vCPUs were kept busy, and from when they were idle again."""
     interrupts_ns: npt.NDArray[np.int64]
     """Per CPU, what the guest's own interrupts took, by /proc/stat."""
     kernel_backwards_ns: npt.NDArray[np.int64]
@@ -190,6 +192,7 @@ class Guest:
             before=before,
             after=after,
             samples=(kernel.first, kernel.last),
+            around=(kernel.began, kernel.afterwards()),
             interrupts_ns=kernel.interrupts_ns,
             kernel_backwards_ns=kernel.backwards_ns,
             host=self._host_views(host_before),
