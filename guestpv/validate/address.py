@@ -6,10 +6,10 @@ from itertools import pairwise
 from guestpv.cpulist import listed
 from guestpv.page.abi import STRUCTURE_ALIGNMENT, Fault, State
 from guestpv.page.names import fault_text
-from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped
+from guestpv.validate.check import Effect, Finding, Level, Severity, check, failed, passed, skipped
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 
-_CLAUSE = "DEN0057A, 3.2.2"
 _OF_THE_ADDRESS = (Fault.UNALIGNED, Fault.OUT_OF_RANGE, Fault.SYSTEM_RAM, Fault.OVERLAP)
 """Faults that have checks of their own."""
 _ADVICE = "the hypervisor returned an address that no guest may map; guestpv did not"
@@ -18,7 +18,7 @@ _ADVICE = "the hypervisor returned an address that no guest may map; guestpv did
 @check(
     "address.given",
     "Every vCPU that is online has a structure",
-    _CLAUSE,
+    Clause.GIVEN,
     live=False,
     level=Level.MUST,
 )
@@ -33,7 +33,11 @@ def given(guest: Guest) -> Finding:
 
 
 @check(
-    "address.aligned", "A structure is aligned to 64 bytes", _CLAUSE, live=False, level=Level.MUST
+    "address.aligned",
+    "A structure is aligned to 64 bytes",
+    Clause.ALIGNED,
+    live=False,
+    level=Level.MUST,
 )
 def aligned(guest: Guest) -> Finding:
     return _without_fault(guest, Fault.UNALIGNED, f"to {STRUCTURE_ALIGNMENT} bytes")
@@ -42,9 +46,10 @@ def aligned(guest: Guest) -> Finding:
 @check(
     "address.range",
     "A structure is inside the physical address size",
-    "ID_AA64MMFR0_EL1.PARange",
+    Clause.ADDRESSABLE,
     live=False,
     level=Level.DERIVED,
+    severity=Severity.CRITICAL,
 )
 def in_range(guest: Guest) -> Finding:
     return _without_fault(guest, Fault.OUT_OF_RANGE, "inside")
@@ -53,9 +58,10 @@ def in_range(guest: Guest) -> Finding:
 @check(
     "address.ram",
     "A structure is outside of the memory that the guest was given as its own",
-    f"{_CLAUSE}: the hypervisor's memory, not the guest's",
+    Clause.RESERVED,
     live=False,
     level=Level.SHOULD,
+    severity=Severity.CRITICAL,
 )
 def outside_ram(guest: Guest) -> Finding:
     return _without_fault(guest, Fault.SYSTEM_RAM, "outside of System RAM")
@@ -64,7 +70,7 @@ def outside_ram(guest: Guest) -> Finding:
 @check(
     "address.apart",
     "Each vCPU has a structure of its own",
-    _CLAUSE,
+    Clause.ONE_EACH,
     live=False,
     level=Level.DERIVED,
 )
@@ -81,7 +87,7 @@ def apart(guest: Guest) -> Finding:
 @check(
     "address.stable",
     "A vCPU that was offline has its structure where it was",
-    "Linux, arch/arm64/kvm/pvtime.c: the base is set once, by the VMM",
+    Clause.BASE_STAYS,
     Effect.HOTPLUG,
     level=Level.KVM,
 )

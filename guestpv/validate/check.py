@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from guestpv.cpulist import listed
 from guestpv.errors import Error
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 
 
@@ -188,8 +189,8 @@ class Check:
     """``GROUP.NAME``; never changes."""
     promise: str
     """What is promised, as a sentence."""
-    clause: str
-    """Where: a clause of the specification, or what else it follows from."""
+    clause: Clause
+    """What it follows from."""
     level: Level
     severity: Severity
     effect: Effect
@@ -214,7 +215,7 @@ CHECKS: dict[str, Check] = {}
 def check(
     id: str,
     promise: str,
-    clause: str,
+    clause: Clause,
     effect: Effect = Effect.NOTHING,
     *,
     level: Level,

@@ -9,9 +9,8 @@ from guestpv.account.delta import delta
 from guestpv.cpulist import listed
 from guestpv.latency.observation import GAP_NS, SCHEDSTAT
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
-
-_CLAUSE = "DEN0057A, 3.2.2: stolen_time"
 
 _CONTENDED = 0.05
 """Part of the time that must be missing before the count has to grow."""
@@ -25,7 +24,7 @@ clocks of host and guest are rounded differently."""
 @check(
     "counter.monotonic",
     "The count never goes back within an epoch",
-    _CLAUSE,
+    Clause.MONOTONIC,
     Effect.LOAD,
     level=Level.DERIVED,
 )
@@ -48,7 +47,7 @@ def monotonic(guest: Guest) -> Finding:
 @check(
     "counter.passed",
     "Never is more stolen than the time that passed, by CLOCK_MONOTONIC_RAW",
-    _CLAUSE,
+    Clause.WITHIN_TIME,
     Effect.LOAD,
     level=Level.DERIVED,
 )
@@ -70,7 +69,7 @@ def within_time(guest: Guest) -> Finding:
 @check(
     "counter.plausible",
     "No more was stolen than the guest has been up",
-    _CLAUSE,
+    Clause.WITHIN_TIME,
     level=Level.DERIVED,
 )
 def plausible(guest: Guest) -> Finding:
@@ -87,7 +86,7 @@ def plausible(guest: Guest) -> Finding:
 @check(
     "counter.grows",
     "The count grows when time is taken from a busy vCPU",
-    _CLAUSE,
+    Clause.INVOLUNTARY,
     Effect.LOAD,
     level=Level.MUST,
 )
@@ -118,7 +117,7 @@ def grows(guest: Guest) -> Finding:
 @check(
     "counter.still",
     "The count stands still while no time is taken",
-    _CLAUSE,
+    Clause.ONLY_INVOLUNTARY,
     Effect.LOAD,
     level=Level.DERIVED,
 )
@@ -137,7 +136,7 @@ def still(guest: Guest) -> Finding:
 @check(
     "counter.remote",
     "Another vCPU reads the count while it changes",
-    f"{_CLAUSE}; normal memory, inner shareable",
+    Clause.CACHEABLE,
     Effect.LOAD,
     level=Level.MUST,
 )
@@ -158,7 +157,13 @@ def remote(guest: Guest) -> Finding:
     return passed(f"{looks:,} looks, {seen:,} of them at a new count")
 
 
-@check("counter.whole", "A count is read whole, never torn", _CLAUSE, Effect.LOAD, level=Level.MUST)
+@check(
+    "counter.whole",
+    "A count is read whole, never torn",
+    Clause.WHOLE,
+    Effect.LOAD,
+    level=Level.MUST,
+)
 def whole(guest: Guest) -> Finding:
     rows = guest.watched.judged
     for row in rows[rows["torn"] > 0]:

@@ -8,7 +8,8 @@ import numpy as np
 from guestpv.cpulist import listed
 from guestpv.page import abi
 from guestpv.page.abi import CALLS, NOT_CALLED
-from guestpv.validate.check import Finding, Level, check, failed, passed, skipped, warned
+from guestpv.validate.check import Finding, Level, Severity, check, failed, passed, skipped, warned
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 
 _SMCCC_1_1 = 0x10001
@@ -19,13 +20,12 @@ _ANSWERS = (
     *("arch_features", "features_self", "features_st", "features_st_draft"),
     *("features_undefined", "features_st_smc32", "features_smc32"),
 )
-_PVTIME = "Linux, pvtime.rst"
 
 
 @check(
     "discovery.smccc",
     "SMCCC is of version 1.1 or later",
-    "DEN0028, SMCCC_VERSION",
+    Clause.SMCCC_VERSION,
     live=False,
     level=Level.MUST,
 )
@@ -38,7 +38,7 @@ def smccc(guest: Guest) -> Finding:
 @check(
     "discovery.arch_features",
     "SMCCC_ARCH_FEATURES says that there is PV_TIME_FEATURES",
-    f"DEN0028, SMCCC_ARCH_FEATURES; {_PVTIME}",
+    Clause.ARCH_FEATURES,
     live=False,
     level=Level.MUST,
 )
@@ -49,7 +49,7 @@ def arch_features(guest: Guest) -> Finding:
 @check(
     "discovery.features_self",
     "PV_TIME_FEATURES says that there is PV_TIME_FEATURES",
-    f"DEN0057A; {_PVTIME}",
+    Clause.FEATURES_ITSELF,
     live=False,
     level=Level.MUST,
 )
@@ -60,7 +60,7 @@ def features_self(guest: Guest) -> Finding:
 @check(
     "discovery.st",
     "PV_TIME_FEATURES says that there is PV_TIME_ST, under its merged number or the draft's",
-    f"DEN0057A; {_PVTIME}",
+    Clause.FEATURES_OFFERS,
     live=False,
     level=Level.MUST,
 )
@@ -79,9 +79,10 @@ def st(guest: Guest) -> Finding:
 @check(
     "discovery.undefined",
     "PV_TIME_FEATURES refuses a number that nobody defined",
-    "DEN0057A: the numbers of PV-time's calls",
+    Clause.FEATURES_REFUSES,
     live=False,
     level=Level.MUST,
+    severity=Severity.MEDIUM,
 )
 def undefined(guest: Guest) -> Finding:
     return _refused(guest, "features_undefined")
@@ -90,9 +91,10 @@ def undefined(guest: Guest) -> Finding:
 @check(
     "discovery.smc32",
     "PV-time's calls are refused in the 32-bit calling convention",
-    f"DEN0057A; {_PVTIME}: SMC64/HVC64 only",
+    Clause.SMC64_ONLY,
     live=False,
     level=Level.MUST,
+    severity=Severity.MEDIUM,
 )
 def smc32(guest: Guest) -> Finding:
     return _refused(guest, "features_st_smc32", "features_smc32")
@@ -101,9 +103,10 @@ def smc32(guest: Guest) -> Finding:
 @check(
     "discovery.refusals",
     "A refusal is NOT_SUPPORTED, -1, as an int32 or an int64",
-    f"DEN0028 and {_PVTIME}",
+    Clause.NOT_SUPPORTED,
     live=False,
     level=Level.MUST,
+    severity=Severity.MEDIUM,
 )
 def refusals(guest: Guest) -> Finding:
     entries = guest.entries
@@ -122,9 +125,10 @@ def refusals(guest: Guest) -> Finding:
 @check(
     "discovery.alike",
     "Every vCPU is answered alike",
-    "DEN0057A: a property of the VM",
+    Clause.ALIKE,
     live=False,
     level=Level.DERIVED,
+    severity=Severity.MEDIUM,
 )
 def alike(guest: Guest) -> Finding:
     entries = guest.entries[guest.asked]

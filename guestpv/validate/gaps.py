@@ -5,9 +5,9 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 
-_CLAUSE = "follows from DEN0057A, 3.2.2: a vCPU that runs is not stolen from"
 _ERROR_NS = 1_000_000
 _STOOD_STILL_NS = 1_000_000_000
 
@@ -15,7 +15,7 @@ _STOOD_STILL_NS = 1_000_000_000
 @check(
     "gaps.bound",
     "No more is reported as stolen than is missing",
-    _CLAUSE,
+    Clause.ONLY_INVOLUNTARY,
     Effect.LOAD,
     level=Level.DERIVED,
 )
@@ -43,7 +43,7 @@ def bound(guest: Guest) -> Finding:
 @check(
     "gaps.share",
     "What is missing is reported as stolen",
-    f"{_CLAUSE}; the rest is the guest's own: interrupts, other tasks",
+    Clause.INVOLUNTARY,
     Effect.LOAD,
     level=Level.DERIVED,
 )

@@ -4,7 +4,8 @@
 from typing import Any
 
 from guestpv.account.delta import delta
-from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped
+from guestpv.validate.check import Effect, Finding, Level, Severity, check, failed, passed, skipped
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 from guestpv.validate.hostaccount import HostView
 
@@ -15,9 +16,10 @@ _ALLOWED_NS = 5_000_000
 @check(
     "host.agrees",
     "The count grew by what the host's scheduler kept the vCPU waiting",
-    "Linux, arch/arm64/kvm/pvtime.c: run_delay; within 2 % or 5 ms",
+    Clause.RUN_DELAY,
     Effect.LOAD,
     level=Level.KVM,
+    severity=Severity.HIGH,
 )
 def agrees(guest: Guest) -> Finding:
     if isinstance(guest.watched.host, str):

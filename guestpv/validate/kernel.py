@@ -22,13 +22,13 @@ from guestpv.validate.check import (
     skipped,
     warned,
 )
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 from guestpv.validate.kernelwatch import Sample
 
 NOHZ_FULL = Path("/sys/devices/system/cpu/nohz_full")
 """The CPUs on which Linux accounts for time without a tick."""
 
-_CLAUSE = "proc(5): steal"
 _NO_STEAL = "this kernel accounts for no steal (CONFIG_PARAVIRT is not set)"
 _NO_NOHZ = "no vCPU that was watched is in nohz_full"
 _ALL_STOLEN = 0.95
@@ -70,7 +70,7 @@ class _Compared:
 @check(
     "kernel.agrees",
     "/proc/stat's steal agrees with the count, within its resolution",
-    _CLAUSE,
+    Clause.PROC_STAT,
     Effect.LOAD,
     level=Level.KERNEL,
 )
@@ -99,7 +99,7 @@ def agrees(guest: Guest) -> Finding:
 @check(
     "kernel.nohz",
     "On CPUs in nohz_full, too, /proc/stat's steal is up to date",
-    f"{_CLAUSE}; Linux, kernel/sched/cputime.c: vtime",
+    Clause.VTIME,
     Effect.LOAD,
     level=Level.KERNEL,
     severity=Severity.LOW,
@@ -127,7 +127,7 @@ def nohz(guest: Guest) -> Finding:
 @check(
     "kernel.stuck",
     "/proc/stat does not give a CPU up as stolen that runs",
-    f"{_CLAUSE}; Linux, kernel/sched/cputime.c: get_vtime_delta()",
+    Clause.VTIME_STEAL,
     Effect.LOAD,
     level=Level.KERNEL,
 )
@@ -154,7 +154,7 @@ def stuck(guest: Guest) -> Finding:
 @check(
     "kernel.forward",
     "/proc/stat's steal does not run backwards",
-    _CLAUSE,
+    Clause.PROC_STAT_FORWARD,
     Effect.LOAD,
     level=Level.KERNEL,
 )
@@ -206,7 +206,7 @@ def nohz_full() -> list[int]:
 @check(
     "kernel.hotplug",
     "/proc/stat's steal does not run backwards when a CPU was offline",
-    f"{_CLAUSE}; Linux, arch/arm64/kernel/paravirt.c",
+    Clause.PROC_STAT_HOTPLUG,
     Effect.HOTPLUG,
     level=Level.KERNEL,
 )

@@ -8,6 +8,7 @@ import numpy as np
 from guestpv.cpulist import listed
 from guestpv.page.abi import Origin, State
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
+from guestpv.validate.clauses import Clause
 from guestpv.validate.disruption import Resumed
 from guestpv.validate.guest import Guest
 
@@ -19,7 +20,7 @@ _ERROR_NS = 10_000_000
 @check(
     "life.paused",
     "The VM was not stopped while it was validated",
-    "none: a stop is no stolen time by DEN0057A, and the guest's clocks may stop with it",
+    Clause.STOPPED,
     level=Level.KVM,
 )
 def paused(guest: Guest) -> Finding:
@@ -39,7 +40,7 @@ def paused(guest: Guest) -> Finding:
 @check(
     "life.survives",
     "The counts go on where they were when the VM goes on, here or elsewhere",
-    "the thread of v4: migration and suspend must keep working",
+    Clause.SURVIVES,
     level=Level.DERIVED,
 )
 def survives(guest: Guest) -> Finding:
@@ -79,7 +80,7 @@ def survives(guest: Guest) -> Finding:
 @check(
     "life.hotplug",
     "A CPU that was offline counts on where it was, or anew from zero in a new epoch",
-    "none: DEN0057A does not say what PV_TIME_ST does to the count; KVM restarts it",
+    Clause.HOTPLUG,
     Effect.HOTPLUG,
     level=Level.DERIVED,
 )
@@ -110,7 +111,7 @@ def hotplug(guest: Guest) -> Finding:
 @check(
     "life.suspend",
     "Counts go on over suspend to idle, in their epoch, where they were",
-    "the thread of v4: migration and suspend must keep working",
+    Clause.SURVIVES,
     Effect.SUSPEND,
     level=Level.DERIVED,
 )
@@ -123,7 +124,7 @@ def suspend(guest: Guest) -> Finding:
 @check(
     "life.reload",
     "A module that is loaded again finds the same structures; what the kernel owns counts on",
-    "guestpv's own: it adopts without a reset",
+    Clause.ADOPTS,
     Effect.RELOAD,
     level=Level.GUESTPV,
 )

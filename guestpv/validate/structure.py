@@ -3,16 +3,16 @@
 
 from guestpv.page.since import since_text
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 
-_CLAUSE = "DEN0057A, 3.2.2"
 _ADVICE = "guestpv does not interpret the count until it is 0 again; ask who runs the hypervisor"
 
 
 @check(
     "structure.revision",
     "The revision is 0, always",
-    _CLAUSE,
+    Clause.REVISION,
     Effect.LOAD,
     live=False,
     level=Level.MUST,
@@ -24,7 +24,7 @@ def revision(guest: Guest) -> Finding:
 @check(
     "structure.attributes",
     "The attributes are 0, always",
-    _CLAUSE,
+    Clause.ATTRIBUTES,
     Effect.LOAD,
     live=False,
     level=Level.MUST,

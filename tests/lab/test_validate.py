@@ -336,10 +336,12 @@ PAUSED = [
         says="missing in one piece",
     ),
 ]
-HOLES = {
-    "discovery.smccc": "with SMCCC 1.0 there is no conduit, so the module does not load"
-    " (tests/lab/test_no_pv_time.py); on page images: tests/unit/test_validate.py",
+ELSEWHERE = {
+    "discovery.smccc": "no conduit, so the module does not load (test_no_pv_time.py)",
+    "kernel.nohz": "a busy guest with nohz_full: Linux's own defect (test_nohz.py)",
+    "kernel.stuck": "hotplug with nohz_full: Linux's own defect (test_nohz.py)",
 }
+"""Checks whose faults are in other files of this directory."""
 
 
 # ---- the guest ----
@@ -659,9 +661,9 @@ def test_each_check_has_a_fault_that_trips_it(request):
     ran = {call.params["fault"].check for call in calls if call and "fault" in call.params}
     assert CAUGHT.keys() >= ran
     for check in catalogue():
-        faults = CAUGHT.get(check.id) or [HOLES.get(check.id, "a hole: no fault tripped it")]
+        faults = CAUGHT.get(check.id) or [ELSEWHERE.get(check.id, "a hole: no fault tripped it")]
         print(f"{check.id:24} {'; '.join(faults)}")
     owned = {fault.check for fault in (*PAUSED, *CLAIM, *STOCK)}
-    assert owned | HOLES.keys() == {check.id for check in catalogue()}
-    assert owned.isdisjoint(HOLES)
+    assert owned | ELSEWHERE.keys() == {check.id for check in catalogue()}
+    assert owned.isdisjoint(ELSEWHERE)
     print(f"{'no check':24} moved to a host without the feature: it refuses (test_moving.py)")

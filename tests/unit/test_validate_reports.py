@@ -262,7 +262,7 @@ not ok 1 - structure.revision
   level: must
   severity: high
   promise: The revision is 0, always
-  clause: DEN0057A, 3.2.2
+  clause: 'DEN0057A, 3.2.2: revision'
   text: 'cpu2: revision 0x1 at 1 looks'
   advice: {advice}
   cpus:

@@ -55,7 +55,7 @@ def check_record(check: Check) -> dict[str, Any]:
         "id": check.id,
         "group": check.group,
         "promise": check.promise,
-        "clause": check.clause,
+        "clause": str(check.clause),
         "level": check.level,
         "severity": check.severity,
         "effect": check.effect,
