@@ -145,7 +145,7 @@ def validate(
             disruptive=disruptive,
             wait_s=wait,
             host_account=host_account,
-            isolated=not leave_isolated,
+            leave_isolated=leave_isolated,
         ),
         only=_names(only or []),
         skip=_names(skip or []),

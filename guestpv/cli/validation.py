@@ -273,7 +273,7 @@ def _options(request: Request) -> dict[str, Any]:
         "only": request.only,
         "skip": request.skip,
         "cpu": request.cpus.text if request.cpus else None,
-        "leave_isolated": not options.isolated,
+        "leave_isolated": options.leave_isolated,
         "seconds": options.observe_s,
         "disruptive": options.disruptive,
         "wait_s": options.wait_s,

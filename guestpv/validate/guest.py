@@ -47,8 +47,8 @@ class Options:
     """Where the host's own account can be read."""
     cpus: tuple[int, ...] | None = None
     """The CPUs to judge; None for all."""
-    isolated: bool = True
-    """Whether to keep isolated CPUs busy, too."""
+    leave_isolated: bool = False
+    """Whether to leave isolated CPUs alone."""
 
 
 @dataclass(frozen=True, slots=True)
