@@ -24,11 +24,14 @@ _ADVICE = "the hypervisor returned an address that no guest may map; guestpv did
 )
 def given(guest: Guest) -> Finding:
     entries = guest.entries
-    for cpu in guest.asked:
-        entry = entries[cpu]
-        without = entry["fault"] not in (Fault.NONE, *_OF_THE_ADDRESS)
-        if without or (entry["state"] == State.ONLINE and not entry["offset"]):
-            return failed(f"cpu{cpu} has none: {fault_text(entry['fault'])}")
+    without = [
+        cpu
+        for cpu in guest.asked
+        if entries["fault"][cpu] not in (Fault.NONE, *_OF_THE_ADDRESS)
+        or (entries["state"][cpu] == State.ONLINE and not entries["offset"][cpu])
+    ]
+    if without:
+        return failed(f"none: {fault_text(entries['fault'][without[0]])}").on(without)
     return passed(f"{len(guest.asked)} structures")
 
 
@@ -94,17 +97,21 @@ def apart(guest: Guest) -> Finding:
 def stable(guest: Guest) -> Finding:
     if isinstance(guest.hotplug, str):
         return skipped(guest.hotplug)
-    for switched in guest.hotplug:
-        before, after = int(switched.entry_before["ipa"]), int(switched.entry_after["ipa"])
-        if before != after:
-            return failed(f"cpu{switched.cpu}: {before:#x} before, {after:#x} after", _ADVICE)
+    ipas = {
+        switched.cpu: (int(switched.entry_before["ipa"]), int(switched.entry_after["ipa"]))
+        for switched in guest.hotplug
+    }
+    moved = [cpu for cpu, (before, after) in ipas.items() if before != after]
+    if moved:
+        before, after = ipas[moved[0]]
+        return failed(f"{before:#x} before, {after:#x} after", _ADVICE).on(moved)
     return passed(f"cpu{listed([switched.cpu for switched in guest.hotplug])}: where it was")
 
 
 def _without_fault(guest: Guest, fault: Fault, text: str) -> Finding:
     """What the module, which checks each address before it maps it, refused."""
     entries = guest.entries
-    for cpu in guest.asked:
-        if entries["fault"][cpu] == fault:
-            return failed(f"cpu{cpu}: {int(entries['ipa'][cpu]):#x}: {fault.text}", _ADVICE)
+    cpus = [cpu for cpu in guest.asked if entries["fault"][cpu] == fault]
+    if cpus:
+        return failed(f"{int(entries['ipa'][cpus[0]]):#x}: {fault.text}", _ADVICE).on(cpus)
     return passed(text)

@@ -68,7 +68,7 @@ def st(guest: Guest) -> Finding:
     entries = guest.entries
     without = [cpu for cpu in guest.asked if not entries["st_call"][cpu]]
     if without:
-        return failed(f"cpu{listed(without)}: neither number of PV_TIME_ST is vouched for")
+        return failed("neither number of PV_TIME_ST is vouched for").on(without)
     numbers = sorted({int(entries["st_call"][cpu]) for cpu in guest.asked})
     text = " and ".join(f"{number:#x}" for number in numbers)
     if numbers == [abi.PV_TIME_ST_DRAFT]:
@@ -111,14 +111,19 @@ def smc32(guest: Guest) -> Finding:
 def refusals(guest: Guest) -> Finding:
     entries = guest.entries
     kinds: set[str] = set()
+    strange: dict[int, str] = {}
     for field in _ANSWERS:
         for cpu in guest.asked:
             answer = int(entries[field][cpu])
             if answer in (0, NOT_CALLED) or (field == "arch_features" and answer > 0):
                 continue
             if answer not in _NOT_SUPPORTED:
-                return failed(f"cpu{cpu}: {field} is {_hex(answer)}, neither success nor refusal")
+                strange.setdefault(cpu, f"{CALLS[field]} returned {_hex(answer)}")
+                continue
             kinds.add("int64" if answer == -1 else "int32")
+    if strange:
+        cpus = sorted(strange)
+        return failed(f"{strange[cpus[0]]}, neither success nor refusal").on(cpus)
     return passed(f"as {' and '.join(sorted(kinds))}" if kinds else "nothing was refused")
 
 
@@ -137,12 +142,10 @@ def alike(guest: Guest) -> Finding:
     for field in (*_ANSWERS, "st_call"):
         different = np.flatnonzero(entries[field] != entries[field][0])
         if len(different):
-            cpu = guest.asked[int(different[0])]
             answers = (int(entries[field][0]), int(entries[field][different[0]]))
             return failed(
-                f"{field} is {_hex(answers[0])} on cpu{guest.asked[0]}"
-                f" and {_hex(answers[1])} on cpu{cpu}"
-            )
+                f"{field} is {_hex(answers[1])}, and {_hex(answers[0])} on cpu{guest.asked[0]}"
+            ).on(guest.asked[row] for row in different)
     return passed(f"{len(entries)} vCPUs")
 
 
@@ -150,21 +153,28 @@ def _offered(guest: Guest, field: str, is_success: Callable[[int], bool]) -> Fin
     answers = {cpu: int(guest.entries[field][cpu]) for cpu in guest.asked}
     refused = [cpu for cpu, answer in answers.items() if not is_success(answer)]
     if refused:
-        return failed(f"it returned {_hex(answers[refused[0]])} on cpu{listed(refused)}")
+        return failed(f"it returned {_hex(answers[refused[0]])}").on(refused)
     return passed(f"it returned {_hex(answers[guest.asked[0]])}")
 
 
 def _refused(guest: Guest, *fields: str) -> Finding:
     """One vCPU on which one of these was not refused is enough to fail."""
     entries = guest.entries
+    offered: dict[int, str] = {}
+    not_called: dict[str, list[int]] = {}
     for field in fields:
         for cpu in guest.asked:
             answer = int(entries[field][cpu])
             if answer == NOT_CALLED:
-                return skipped(f"{CALLS[field]} was not called on cpu{cpu}")
+                not_called.setdefault(field, []).append(cpu)
             # Whatever form a refusal has, which is for another check, it is negative as an int32.
-            if answer & 0x80000000 == 0:
-                return failed(f"{CALLS[field]} returned {_hex(answer)} on cpu{cpu}")
+            elif answer & 0x80000000 == 0:
+                offered.setdefault(cpu, f"{CALLS[field]} returned {_hex(answer)}")
+    if offered:
+        cpus = sorted(offered)
+        return failed(offered[cpus[0]]).on(cpus)
+    for field, cpus in not_called.items():
+        return skipped(f"{CALLS[field]} was not called on cpu{listed(cpus)}")
     return passed(f"refused: {' and '.join(CALLS[field] for field in fields)}")
 
 
