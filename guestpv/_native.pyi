@@ -2,6 +2,9 @@
 from collections.abc import Callable
 from typing import NoReturn, SupportsIndex, final
 
+import numpy as np
+import numpy.typing as npt
+
 from guestpv.source.reader import Snapshot
 
 def pin(cpu: int, /) -> None:
@@ -35,7 +38,15 @@ class NativeReader:
     def read(self, cpu: SupportsIndex, /) -> Reading: ...
     def fill(self, rows: Snapshot, /) -> None: ...
     def observe(
-        self, cpu: int, other: int, duration_ns: int, gap_ns: int, stop: bytearray, /
+        self,
+        cpu: int,
+        other: int,
+        duration_ns: int,
+        gap_ns: int,
+        long_ns: int,
+        stop: bytearray,
+        log: npt.NDArray[np.void],
+        /,
     ) -> bytes: ...
     def header(self) -> memoryview: ...
     def entries(self) -> memoryview: ...

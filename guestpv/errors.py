@@ -96,3 +96,9 @@ class UnsupportedError(Error):
     """A step of discovery failed: this machine has no PV-time."""
 
     exit_code = 10
+
+
+class MismatchError(Error):
+    """What was recorded is not of this guest, or what is said to have happened to it did not."""
+
+    exit_code = 2

@@ -12,7 +12,7 @@ INTERRUPTED = 130
 MEANINGS = {
     0: "done",
     1: "unexpected error, or the output could not be written",
-    2: "wrong usage",
+    2: "wrong usage, or a record or event that does not fit this guest",
     3: "nothing to read from",
     4: "not permitted",
     5: "device or page image of another format or version, or cut short",

@@ -15,7 +15,7 @@ from guestpv.cli.options import JsonOption, SourceOption
 from guestpv.cli.records import epoch_stolen_record, instance_record, source_record, write
 from guestpv.cli.source import open_source
 from guestpv.cpulist import listed
-from guestpv.page.abi import CALLS, NOT_CALLED, Conduit, Fault, Origin, Reason, State
+from guestpv.page.abi import CALLS, NOT_CALLED, NOT_SUPPORTED, Conduit, Fault, Origin, Reason, State
 from guestpv.page.names import name_of, reason_text
 from guestpv.page.since import since_s, since_text
 from guestpv.source.mapped import MappedReader
@@ -118,7 +118,7 @@ def _returned(entry: np.void, field: str) -> str:
         return "not called"
     if field == "st_return" and value == entry["ipa"]:
         return f"the addresses below, when called as {entry['st_call']:#x}"
-    meaning = " NOT_SUPPORTED" if value in (-1, 0xFFFFFFFF) else ""
+    meaning = " NOT_SUPPORTED" if value in NOT_SUPPORTED else ""
     return f"{value} ({value & 0xFFFFFFFFFFFFFFFF:#x}){meaning}"
 
 

@@ -50,15 +50,44 @@ guestpv.validate/1, one object; its JSON Schema is guestpv/cli/reports/validate.
       counter.monotonic      failed: cpu, decreases: how often it went back
       counter.passed         errors: cpu and error_ns of each, the time that a look takes;
                              failed: cpu, leaps: how often, excess_ns: by how much at worst
-      counter.still          failed: cpu
+      counter.idle           counted_shares: of each cpu's undisturbed sleep, what part was counted
       counter.whole          failed: cpu
       gaps.bound             failed: cpu, reported_ns as stolen, missing_ns: no more can be
+      gaps.proportion        gaps, long ones that are judged, and switched: in which the guest ran
+                             something else; interrupts_ns of the guest, by cpu; factor, with
+                             factor_low and factor_high: what is counted of what is missing, of all
+                             vCPUs together, and constant_ns, what is missing of each gap beside
+                             that; factors by cpu (null: too few gaps); long_gaps: of each, cpu,
+                             began_ns, length_ns, stolen_ns, switches, as
+                             guestpv.latency.observation.LONG_GAP says, to be judged again
+      gaps.lost              gaps, uncounted: those that were not counted at all, like_counted: what
+                             part of these is as long as the counted ones, longer_than_counted: how
+                             many were counted and are longer than that explains
       gaps.share             of all vCPUs together: gaps, missing_ns in them, stolen_ns of it,
                              waited_in_guest_ns for other tasks, longest_ns of all gaps
       kernel.agrees          procstat_steal_ns and stolen_ns over the same interval
       host.agrees            errors: of each cpu, host_ns, error_ns: how much more the count grew,
                              uncertainty_ns of that
       life.paused            warned: stood_still_s, give or take a second
+      life.continues         failed: cpus, lost_ns of each
+      life.announced         warned or failed: cpus
+      life.grew              grown_ns, the most of a CPU, and passed_ns; failed: cpus
+      life.stayed            warned or failed: cpus
+      life.interface         failed: cpus
+
+guestpv.validate-record/1, one object, which validate --record writes and --compare reads; the
+numbers of states, reasons and the like are those of kmod/uapi/guestpv.h:
+    source          device or image; guestpv (its version), kernel (uname -r)
+    machine         a hash of /etc/machine-id, of guestpv's own; null where there is none
+    boot_id         as in /proc/sys/kernel/random/boot_id; generation: of the VM by /dev/vmclock0,
+                    or null
+    began, ended    clocks before the counts were read, and after it: monotonic_raw_ns, boottime_ns,
+                    realtime_ns, and rtc_s (null where there is no RTC)
+    instance, sequence, smccc_version, conduit: of the header; possible: how many CPUs there can be
+    cpus            of each that is not absent: cpu, state, origin, fault, reason, epoch, revision,
+                    attributes, stolen_ns (null: not to be had, or not to be interpreted),
+                    epoch_stolen_ns (null: none was seen), ipa, st_call, and answers: what each call
+                    returned, null where it was not made
 
 guestpv.checks/1, one object, for validate --list:
     checks          of each: id, group, promise, clause, level, severity, effect, live (whether it
@@ -80,7 +109,6 @@ guestpv.watch/1, an object a line, one for each interval:
 
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -99,10 +127,14 @@ MOST_EXACT = 2**53 - 1
 
 
 def write(schema: str, record: dict[str, Any]) -> None:
-    """Write one object as a line. Integers that a double might round become decimal strings."""
+    """Write one object as a line."""
+    print(dumps(schema, record), flush=True)
+
+
+def dumps(schema: str, record: dict[str, Any]) -> str:
+    """As one line. Integers that a double might round become decimal strings."""
     record = {"schema": schema, "time_s": round(time.time(), 6), **record}
-    json.dump(plain(record), sys.stdout, allow_nan=False)
-    print(flush=True)
+    return json.dumps(plain(record), allow_nan=False)
 
 
 def plain(value: Any) -> Any:

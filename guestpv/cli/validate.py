@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from guestpv.cli.compare import CompareOption, EventOption, RecordOption, record_guest
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption
 from guestpv.cli.records import write
 
@@ -101,6 +102,9 @@ def validate(
             "CPU was not judged (all-cpus). May be a list.",
         ),
     ] = None,
+    record: RecordOption = None,
+    compare: CompareOption = None,
+    event: EventOption = None,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write a report in JUnit's XML.")
     ] = None,
@@ -120,7 +124,16 @@ def validate(
     Every vCPU is kept busy and watched from itself, which judges the hypervisor's account without
     anybody's word on the host. If the module is not loaded, it is for the run, where root asks for
     it. The exit code is 0 only if something was judged, and nothing failed.
+
+    What happens to the VM is judged from a record: --record FILE, then migrate it, or save and
+    restore, clone, reboot it, and --compare FILE --event EVENT.
     """
+    if (compare is None) != (event is None):
+        raise typer.BadParameter("--compare and --event go together: what happened since FILE?")
+    if compare and not only:
+        from guestpv.validate.compare import IDS
+
+        only = [*IDS]
     checks = _selected(only or [], skip or [])
     if list_only:
         _list(checks, as_json)
@@ -132,6 +145,13 @@ def validate(
         raise typer.BadParameter("--json and --tap are two formats of one report")
     if quick and seconds is not None:
         raise typer.BadParameter("--quick and --seconds are two answers to one question")
+    if record and not compare:
+        # Not --host-account, which may come from the environment.
+        of_a_run = (only, skip, cpu, leave_isolated, seconds, quick, disruptive, wait, require)
+        if any((*of_a_run, fail_on != FailOn.FAIL, junit, as_tap)):
+            raise typer.BadParameter("--record runs no check, unless it is given with --compare")
+        record_guest(record, source, as_json)
+        return
 
     from guestpv.cli.validation import Request, perform
     from guestpv.validate import Options, Verdict
@@ -146,6 +166,7 @@ def validate(
             wait_s=wait,
             host_account=host_account,
             leave_isolated=leave_isolated,
+            event=event,
         ),
         only=_names(only or []),
         skip=_names(skip or []),
@@ -153,6 +174,8 @@ def validate(
         requirements=_requirements(require or []),
         form="tap" if as_tap else "json" if as_json else "people",
         junit=junit,
+        compare=compare,
+        record=record,
     )
     raise typer.Exit(perform(request))
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import typer
 
+from guestpv.cli.compare import read_record, record_guest
 from guestpv.cli.exitcodes import (
     ERROR,
     FAILED,
@@ -58,13 +59,16 @@ class Request:
     source: str
     cpus: CpuList | None
     options: Options
-    """But for the CPUs, which only the source can choose."""
+    """But for the CPUs, which only the source can choose, and what is read from *compare*."""
     only: list[str]
     skip: list[str]
     failing: frozenset[Verdict]
     requirements: list[Requirement]
     form: Literal["people", "json", "tap"]
     junit: Path | None
+    compare: Path | None
+    """The record to judge the event by, which is read before *record* is written."""
+    record: Path | None
 
 
 @dataclass(slots=True)
@@ -119,6 +123,8 @@ def _judge(request: Request, reports: Reports, progress: Progress, state: _Run) 
         state.module_version = _content(_MODULE_VERSION) if guest.live else None
         try:
             with progress as guest.progress:
+                if request.compare:
+                    guest.compared  # noqa: B018 - nothing is judged if it is another guest
                 for outcome in run(request.checks, guest):
                     state.outcomes[outcome.check.id] = outcome
                     reports.outcome(outcome)
@@ -213,9 +219,12 @@ def _exit_code(
 
 def _guest(stack: ExitStack, request: Request) -> Guest:
     """Open what is to be judged, while *stack* lasts. Raises what is wrong with it."""
+    before = read_record(request.compare) if request.compare else None
+    if request.record:
+        record_guest(request.record, request.source)
     _load_for_now(stack, request.source)
     path, cpus = _chosen(request)
-    guest = Guest(path, replace(request.options, cpus=cpus))
+    guest = Guest(path, replace(request.options, cpus=cpus, before=before))
     stack.callback(lambda: guest.reader.close())
     return guest
 
@@ -280,6 +289,9 @@ def _options(request: Request) -> dict[str, Any]:
         "host_account": str(options.host_account) if options.host_account else None,
         "fail_on": "warn" if Verdict.WARN in request.failing else "fail",
         "require": list(request.requirements),
+        "compare": request.compare and str(request.compare),
+        "event": options.event,
+        "record": request.record and str(request.record),
     }
 
 

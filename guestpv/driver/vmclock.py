@@ -68,6 +68,12 @@ class VmClock:
         """Whether the hypervisor says when to read, so that poll(2) of the file is of use."""
         return self._last.notifies
 
+    @property
+    def generation(self) -> int | None:
+        """Another one once the VM was restored or cloned; None where the hypervisor has no such
+        counter."""
+        return self._last.generation
+
     def read(self) -> list[Event]:
         """What happened since the last call, without waiting. A restore is a disruption, too."""
         now = _sample(self._fd)

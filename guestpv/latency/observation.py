@@ -9,14 +9,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from guestpv._native import pin
-from guestpv.cpulist import listed
-from guestpv.errors import BusyError
 from guestpv.source.mapped import MappedReader
 
 OBSERVATION = np.dtype(
@@ -28,8 +27,8 @@ OBSERVATION = np.dtype(
             *("decreases", "decrease_from_ns", "decrease_to_ns"),
             *("leaps", "leap_ns", "leap_within_ns", "torn", "torn_ns"),
             *("unknown", "unknown_word", "absent", "busy", "restarts"),
-            *("gaps", "gaps_ns", "gaps_stolen_ns", "longest_ns", "unaccounted_ns"),
-            *("quiet_ns", "quiet_excess_ns"),
+            *("gaps", "gaps_ns", "gaps_stolen_ns", "longest_ns", "unaccounted_ns", "long_gaps"),
+            *("quiet_ns", "quiet_excess_ns", "quick_ns", "quick_advances", "quick_grown_ns"),
             *("other_looks", "other_advances", "other_decreases", "waited_ns"),
         )
     ]
@@ -54,13 +53,32 @@ OBSERVATION = np.dtype(
 ``busy``            looks that did not succeed because what was looked at kept changing
 ``restarts``        new epochs
 ``gaps``            times between two looks that were *gap_ns* or longer: how many, all together,
-                    what the count grew by in them, the longest, and the most of one for which
-                    the count did not account
+                    what the count grew by in them; of those that followed upon each other as one:
+                    the longest, the most of one for which the count did not account, and how many
+                    were *long_ns* or longer (``long_gaps``)
 ``quiet``           the other times, and what the count grew by in them though nothing was missing:
                     the looks came one after the other as fast as they do
+``quick_``          steps so short that the vCPU can't have been left and entered again: their time,
+                    and how often and by how much the count grew in them all the same
 ``other_``          looks at the other vCPU's count; how often that grew, or was lower than before
 ``waited_ns``       how long the thread waited for its vCPU while something else of the guest ran
 ==================  ==============================================================================
+"""
+
+LONG_GAP = np.dtype(
+    [(name, np.uint64) for name in ("cpu", "began_ns", "length_ns", "stolen_ns", "switches")]
+)
+"""One long gap. What is missing in one piece from a thread that its own guest did not switch out is
+what the host took, but for the guest's interrupts.
+
+============  ====================================================================================
+``cpu``       the vCPU from whose thread the time is missing
+``began_ns``  when, by CLOCK_MONOTONIC_RAW
+``length_ns`` how much
+``stolen_ns`` what the count grew by meanwhile
+``switches``  how often the thread was switched out (ru_nvcsw and ru_nivcsw of getrusage(2)) since
+              the last gap of a tenth of *long_ns* or more
+============  ====================================================================================
 """
 
 SCHEDSTAT = Path("/proc/thread-self/schedstat")
@@ -69,12 +87,35 @@ SCHEDSTAT = Path("/proc/thread-self/schedstat")
 GAP_NS = 10_000
 """From here on, the time between two looks is called a gap."""
 
+LONG_NS = 1_000_000
+"""From here on, a gap is logged by itself."""
+
+LOG_SIZE = 4096
+"""How many gaps of a vCPU are logged. If there are more, it is a random choice of all of them."""
+
 _TURN_S = 0.1
+_START_S = 1.0
+"""How long to wait for all threads to run before what they do counts as begun."""
 _PATIENCE_S = 10
 """How long a thread may be late before it is given up."""
 
 Observations = npt.NDArray[np.void]
 """An array of `OBSERVATION` rows."""
+
+LongGaps = npt.NDArray[np.void]
+"""An array of `LONG_GAP` rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What all threads saw."""
+
+    rows: Observations
+    """A row for each CPU that was watched to the end."""
+    long_gaps: LongGaps
+    """Theirs, in order of CPU and time."""
+    unwatched: dict[int, str]
+    """The CPUs that were not, each with the reason."""
 
 
 def observe(
@@ -84,72 +125,81 @@ def observe(
     progress: Callable[[], None] = lambda: None,
     *,
     gap_ns: int = GAP_NS,
-) -> Observations:
-    """Keep each of *cpus* busy for so long. Returns an array of `OBSERVATION`, a row for each.
+) -> Observed:
+    """Keep each of *cpus* busy for so long, and watch each from itself.
 
     Each thread also looks at the next vCPU's count. *progress* is called a few times a second while
     all of them are there; what it raises ends the observation at once. Raises what `Reader.read`
-    does, and BusyError if a CPU can't be run on.
+    does. A CPU that can't be run on is left out, and said.
     """
     stop = bytearray(1)
     errors: list[BaseException] = []
-    rows = np.zeros(len(cpus), OBSERVATION)
+    unwatched: dict[int, str] = {}
+    seen: dict[int, tuple[Observations, LongGaps]] = {}
     until = time.monotonic() + seconds
-    pinned: list[int] = []
+    running: set[int] = set()
 
-    def look(row: int, cpu: int, other: int) -> None:
+    def watch(cpu: int, other: int) -> None:
         try:
-            _pin(cpu)
-            pinned.append(cpu)
-            waited_ns = _waited_ns()
+            try:
+                pin(cpu)
+            except OSError:
+                unwatched[cpu] = "it went offline, or this process may no longer run on it"
+                return
+            running.add(cpu)
             left_ns = int(1e9 * max(0.0, until - time.monotonic()))
-            seen = reader.observe(cpu, other, left_ns, gap_ns, stop)
-            rows[row] = (*np.frombuffer(seen, np.uint64), _waited_ns() - waited_ns)
-            rows["absent"][row] += os.sched_getaffinity(0) != {cpu}
+            seen[cpu] = _observe(reader, cpu, other, left_ns, gap_ns, stop)
         except BaseException as error:
             errors.append(error)
             stop[0] = 1
 
     others = [*cpus[1:], *cpus[:1]]
     threads = {
-        cpu: threading.Thread(target=look, args=(row, cpu, other), daemon=True)
-        for row, (cpu, other) in enumerate(zip(cpus, others, strict=True))
+        cpu: threading.Thread(target=watch, args=(cpu, other), daemon=True)
+        for cpu, other in zip(cpus, others, strict=True)
     }
-    late = 0  # in turns of this loop: all clocks may go on while the machine sleeps
+    late = turns = 0  # of this loop: all clocks may go on while the machine sleeps
     try:
         for thread in threads.values():
             thread.start()
-        while alive := [cpu for cpu, thread in threads.items() if thread.is_alive()]:
-            if len(alive) == len(pinned) == len(threads):
+        while alive := {cpu for cpu, thread in threads.items() if thread.is_alive()}:
+            turns += 1
+            begun = len(running) == len(threads) or turns * _TURN_S > _START_S
+            if begun and alive >= running:
                 progress()
             late += time.monotonic() > until
             if late * _TURN_S > _PATIENCE_S:
-                raise BusyError(
-                    f"cpu{listed(alive)}: not watched",
-                    f"It did not let a thread run for {_PATIENCE_S} s: a real-time task keeps it",
-                    "stop that, or keep it from this CPU",
-                )
+                why = f"it did not let a thread run for {_PATIENCE_S} s: a real-time task keeps it"
+                unwatched |= dict.fromkeys(alive, why)
+                break
             time.sleep(_TURN_S)
     finally:
         stop[0] = 1
-        for thread in threads.values():
-            if thread.ident is not None:  # else it was never started
+        for cpu, thread in threads.items():
+            if thread.ident is not None and cpu not in unwatched:  # else it never started, or ends
                 thread.join(_PATIENCE_S)
     if errors:
         raise errors[0]
-    return rows
+    watched = [seen[cpu] for cpu in cpus if cpu in seen and cpu not in unwatched]
+    return Observed(
+        np.concatenate([np.zeros(0, OBSERVATION), *(row for row, _ in watched)]),
+        np.concatenate([np.zeros(0, LONG_GAP), *(gaps for _, gaps in watched)]),
+        dict(sorted(unwatched.items())),
+    )
 
 
-def _pin(cpu: int) -> None:
-    """Have this thread, and no other, run on a CPU alone."""
-    try:
-        pin(cpu)
-    except OSError as error:
-        raise BusyError(
-            f"cpu{cpu}: not watched",
-            "It went offline, or this process may no longer run on it",
-            "try again",
-        ) from error
+def _observe(
+    reader: MappedReader, cpu: int, other: int, duration_ns: int, gap_ns: int, stop: bytearray
+) -> tuple[Observations, LongGaps]:
+    """What the calling thread, which runs on *cpu*, sees."""
+    log = np.zeros(LOG_SIZE, LONG_GAP)
+    waited_ns = _waited_ns()
+    sums = reader.observe(cpu, other, duration_ns, gap_ns, LONG_NS, stop, log)
+    row = np.zeros(1, OBSERVATION)
+    row[0] = (*np.frombuffer(sums, np.uint64), _waited_ns() - waited_ns)
+    row["absent"] += os.sched_getaffinity(0) != {cpu}
+    gaps = log[: int(row["long_gaps"][0])]
+    return row, gaps[np.argsort(gaps["began_ns"])]
 
 
 def _waited_ns() -> int:

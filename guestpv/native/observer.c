@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE /* RUSAGE_THREAD */
 #include "observer.h"
 
 #include <stdbool.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #define OTHER_EVERY 16 /* samples of the own count for one of another's */
@@ -12,6 +14,19 @@
 
 /* Who writes a count in two parts may lose its CPU between them. */
 #define BACK_WITHIN_NS 50000000
+
+/*
+ * A step that takes so little more than the shortest leaves time for a cache
+ * miss, and none to leave the guest, run something else and come back.
+ */
+#define QUICK_NS 500
+#define WARM_UP 1000 /* samples until the shortest is known */
+
+/* Gaps of this part of a long one may be somebody else's turn. To ask is a system call. */
+#define SWITCHED_PART 10
+
+/* How long to wait for the end of the last gap where one follows upon the other. */
+#define LAST_GAP_NS 1000000000
 
 /* A count between two readings of the clock: it was read in [.before_ns, next one's .before_ns] */
 struct point {
@@ -31,9 +46,15 @@ struct observer {
 	struct observation *sum;
 	struct point last; /* the last count that may be interpreted */
 	bool have_last;
-	uint64_t last_grown_ns; /* in the step that ended with .last */
 	struct jump up, down;
-	uint64_t open_gap_ns; /* ended with .last's step; what was stolen in it is not all known yet */
+	struct gap {
+		uint64_t began_ns;
+		uint64_t length_ns; /* 0: there is none */
+		uint64_t from; /* the count before it */
+		bool broken; /* the count went back in it */
+	} gap; /* that the last sample was taken in */
+	uint64_t switches; /* from the thread to something else of the guest, when the last gap ended */
+	uint64_t random;
 	struct sample other;
 };
 
@@ -94,30 +115,76 @@ static uint64_t growth(struct observer *observer, const struct point *now, uint6
 	return 0;
 }
 
-/* What was stolen in a gap is in the count before its end, or in the one after. */
-static void close_gap(struct observer *observer, uint64_t grown_ns)
+/* How often this thread was switched out. */
+static uint64_t switches(void)
+{
+	struct rusage usage;
+
+	if (getrusage(RUSAGE_THREAD, &usage))
+		return 0;
+	return usage.ru_nvcsw + usage.ru_nivcsw;
+}
+
+/* Each has the same chance to be in the log, however many come (Vitter's algorithm R). */
+static void log_gap(struct observer *observer, const struct long_gap *gap)
+{
+	const struct observe_args *args = observer->args;
+	uint64_t place = observer->sum->long_gaps++;
+
+	if (place >= args->log_size) {
+		/* xorshift64: any will do that has no period the host's scheduler might share */
+		observer->random ^= observer->random << 13;
+		observer->random ^= observer->random >> 7;
+		observer->random ^= observer->random << 17;
+		place = observer->random % (place + 1);
+	}
+	if (place < args->log_size)
+		args->log[place] = *gap;
+}
+
+/*
+ * What was stolen in a gap may be in the count that was sampled in it, and is in
+ * the first one after it, @count.
+ */
+static void end_gap(struct observer *observer, uint64_t count)
 {
 	struct observation *sum = observer->sum;
-	uint64_t gap_ns = observer->open_gap_ns;
-	uint64_t stolen_ns = observer->last_grown_ns + grown_ns;
+	struct long_gap gap = {
+		.cpu = sum->cpu,
+		.began_ns = observer->gap.began_ns,
+		.length_ns = observer->gap.length_ns,
+		.stolen_ns = count - observer->gap.from,
+	};
 
-	if (gap_ns > sum->longest_ns)
-		sum->longest_ns = gap_ns;
-	if (gap_ns > stolen_ns && gap_ns - stolen_ns > sum->unaccounted_ns)
-		sum->unaccounted_ns = gap_ns - stolen_ns;
-	observer->open_gap_ns = 0;
+	observer->gap.length_ns = 0;
+	if (gap.length_ns > sum->longest_ns)
+		sum->longest_ns = gap.length_ns;
+	if (gap.length_ns >= observer->args->long_ns / SWITCHED_PART) {
+		uint64_t now = switches();
+
+		gap.switches = now - observer->switches;
+		observer->switches = now;
+	}
+	if (observer->gap.broken)
+		return;
+	if (gap.length_ns > gap.stolen_ns && gap.length_ns - gap.stolen_ns > sum->unaccounted_ns)
+		sum->unaccounted_ns = gap.length_ns - gap.stolen_ns;
+	if (gap.length_ns >= observer->args->long_ns)
+		log_gap(observer, &gap);
 }
 
 /*
  * From the last count to this one. The clock was read before the last
  * (.last.before_ns), between the two (@now.before_ns) and after this (@after_ns).
+ * One gap after another is one.
  */
 static void step(struct observer *observer, const struct point *now, uint64_t after_ns)
 {
 	struct observation *sum = observer->sum;
+	struct gap *gap = &observer->gap;
 	uint64_t bracket_ns = after_ns - observer->last.before_ns;
 	uint64_t interval_ns = after_ns - now->before_ns;
-	uint64_t gap_ns = observer->args->gap_ns;
+	bool is_gap = interval_ns >= observer->args->gap_ns;
 	uint64_t grown_ns = 0;
 
 	if (bracket_ns < sum->step_ns)
@@ -127,27 +194,35 @@ static void step(struct observer *observer, const struct point *now, uint64_t af
 	else
 		grown_ns = growth(observer, now, bracket_ns);
 
-	if (interval_ns >= gap_ns || observer->open_gap_ns)
+	if (is_gap || gap->length_ns)
 		sum->gaps_stolen_ns += grown_ns;
 	else if (grown_ns > bracket_ns - sum->step_ns)
 		sum->quiet_excess_ns += grown_ns - (bracket_ns - sum->step_ns);
-	if (observer->open_gap_ns)
-		close_gap(observer, grown_ns);
-	if (interval_ns >= gap_ns) {
+
+	if (bracket_ns < sum->step_ns + QUICK_NS && sum->looks > WARM_UP) {
+		sum->quick_ns += interval_ns;
+		sum->quick_advances += now->count > observer->last.count;
+		sum->quick_grown_ns += grown_ns;
+	}
+
+	if (is_gap) {
+		if (!gap->length_ns)
+			*gap = (struct gap) { now->before_ns, 0, observer->last.count, false };
+		gap->length_ns += interval_ns;
 		sum->gaps++;
 		sum->gaps_ns += interval_ns;
-		observer->open_gap_ns = interval_ns;
 	} else {
 		sum->quiet_ns += interval_ns;
 	}
-	observer->last_grown_ns = grown_ns;
+	gap->broken |= now->count < observer->last.count;
+	if (!is_gap && gap->length_ns)
+		end_gap(observer, now->count);
 }
 
 static void start_afresh(struct observer *observer)
 {
 	observer->have_last = false;
-	observer->open_gap_ns = 0;
-	observer->last_grown_ns = 0;
+	observer->gap.length_ns = 0;
 	observer->up.at_ns = 0;
 	observer->down.at_ns = 0;
 }
@@ -205,13 +280,22 @@ static enum outcome sample_other(struct observer *observer, struct pages *pages)
 	return OK;
 }
 
+/* What was stolen in a gap at the end is in the sample after it. */
+static bool is_over(const struct observer *observer, uint64_t now_ns, uint64_t until_ns)
+{
+	if (*observer->args->stop)
+		return true;
+	if (now_ns < until_ns)
+		return false;
+	return !observer->gap.length_ns || now_ns - until_ns > LAST_GAP_NS;
+}
+
 enum outcome observe(struct pages *pages, const struct observe_args *args,
 		     struct observation *observation)
 {
-	struct observer observer = { .args = args, .sum = observation };
+	struct observer observer = { .args = args, .sum = observation, .switches = switches() };
 	uint64_t before_ns = raw_ns(), until_ns = before_ns + args->duration_ns;
 	enum outcome outcome = OK;
-	bool over = false;
 
 	*observation = (struct observation) {
 		.cpu = args->cpu,
@@ -219,14 +303,11 @@ enum outcome observe(struct pages *pages, const struct observe_args *args,
 		.began_ns = before_ns,
 		.step_ns = UINT64_MAX,
 	};
-	for (uint64_t round = 1; !over && !*args->stop; round++) {
+	observer.random = before_ns | 1;
+	for (uint64_t round = 1; !is_over(&observer, before_ns, until_ns); round++) {
 		struct sample sample;
 		uint64_t after_ns;
 
-		/* What was stolen in a gap at the end is in the sample after it. */
-		over = before_ns >= until_ns;
-		if (over && !observer.open_gap_ns)
-			break;
 		outcome = pages_read(pages, args->cpu, &sample);
 		after_ns = raw_ns();
 		if (outcome == OK)

@@ -215,8 +215,9 @@ static PyObject *reader_fill(PyObject *self, PyObject *rows)
 }
 
 /*
- * observe(cpu, other, duration_ns, gap_ns, stop): the bytes of an observation. It
- * lasts, so it runs without the GIL, on an index decoded for it alone.
+ * observe(cpu, other, duration_ns, gap_ns, long_ns, stop, log): the bytes of an
+ * observation; the long gaps go into log. It lasts, so it runs without the GIL,
+ * on an index decoded for it alone.
  */
 static PyObject *reader_observe(PyObject *self, PyObject *tuple)
 {
@@ -225,28 +226,31 @@ static PyObject *reader_observe(PyObject *self, PyObject *tuple)
 	struct mapping *mapping;
 	struct observe_args args;
 	struct pages pages;
-	unsigned long long duration_ns, gap_ns;
+	unsigned long long duration_ns, gap_ns, long_ns;
 	enum outcome outcome;
-	Py_buffer stop;
+	Py_buffer stop, log;
 
-	if (!PyArg_ParseTuple(tuple, "IIKKy*", &args.cpu, &args.other, &duration_ns, &gap_ns,
-			      &stop))
+	if (!PyArg_ParseTuple(tuple, "IIKKKy*w*", &args.cpu, &args.other, &duration_ns, &gap_ns,
+			      &long_ns, &stop, &log))
 		return NULL;
 	args.duration_ns = duration_ns;
 	args.gap_ns = gap_ns;
+	args.long_ns = long_ns;
 	args.stop = stop.buf;
+	args.log = log.buf;
+	args.log_size = log.len / sizeof(*args.log);
 	if (!is_open(reader))
-		goto release_stop;
+		goto release;
 	if (args.cpu >= reader->pages.header.nr_entries ||
 	    args.other >= reader->pages.header.nr_entries || !stop.len) {
 		PyErr_SetString(PyExc_ValueError, "no such CPU, or nothing to stop it by");
-		goto release_stop;
+		goto release;
 	}
 	mapping = reader->mapping;
 	/* A file's witness is under the GIL: the file is asked afterwards what became of it. */
 	if (!pages_init(&pages, mapping->base, NULL, &reader->pages.header)) {
 		PyErr_NoMemory();
-		goto release_stop;
+		goto release;
 	}
 
 	Py_INCREF((PyObject *)mapping); /* it outlasts a close() meanwhile */
@@ -259,6 +263,7 @@ static PyObject *reader_observe(PyObject *self, PyObject *tuple)
 	pages_exit(&pages);
 	Py_DECREF((PyObject *)mapping);
 	PyBuffer_Release(&stop);
+	PyBuffer_Release(&log);
 
 	if (outcome != OK) {
 		reader->pages.bad_cpu = pages.bad_cpu;
@@ -267,8 +272,9 @@ static PyObject *reader_observe(PyObject *self, PyObject *tuple)
 	}
 	return PyBytes_FromStringAndSize((const char *)&observation, sizeof(observation));
 
-release_stop:
+release:
 	PyBuffer_Release(&stop);
+	PyBuffer_Release(&log);
 	return NULL;
 }
 
@@ -362,7 +368,7 @@ static PyMethodDef reader_methods[] = {
 	  "fill($self, rows, /)\n--\n\n"
 	  "Fill an array of SNAPSHOT, a row for each CPU." },
 	{ "observe", reader_observe, METH_VARARGS,
-	  "observe($self, cpu, other, duration_ns, gap_ns, stop, /)\n--\n\n"
+	  "observe($self, cpu, other, duration_ns, gap_ns, long_ns, stop, log, /)\n--\n\n"
 	  "Sample a CPU's count for so long: the bytes of an OBSERVATION without its last field." },
 	{ "header", reader_header, METH_NOARGS,
 	  "header($self, /)\n--\n\n"

@@ -24,6 +24,9 @@ NO_COUNT = 2**64 - 1
 NOT_CALLED = -(2**63)
 """In place of a return value: the call was not made."""
 
+NOT_SUPPORTED = (-1, 0xFFFFFFFF)
+"""How a hypervisor refuses: as an int64, as the merged interface does, or as the draft's int32."""
+
 STRUCTURE_ALIGNMENT = 64
 """Bytes to which a structure is aligned (DEN0057A, 3.2.2)."""
 

@@ -128,10 +128,17 @@ class MappedReader(Reader):
         return out
 
     def observe(
-        self, cpu: int, other: int, duration_ns: int, gap_ns: int, stop: bytearray
+        self,
+        cpu: int,
+        other: int,
+        duration_ns: int,
+        gap_ns: int,
+        long_ns: int,
+        stop: bytearray,
+        log: npt.NDArray[np.void],
     ) -> bytes:
         """For `guestpv.latency.observation`, which says what it is."""
-        return self._native.observe(cpu, other, duration_ns, gap_ns, stop)
+        return self._native.observe(cpu, other, duration_ns, gap_ns, long_ns, stop, log)
 
     def close(self) -> None:
         """Let go of the mapping. May be called twice; reading afterwards is a ValueError.

@@ -16,10 +16,12 @@ from guestpv.validate.check import (
     Verdict,
     errored,
 )
+from guestpv.validate.comparison import Event
 from guestpv.validate.conclusion import Statement, conclude, verdict_by_level, was_judged
 from guestpv.validate.coverage import Contention, Coverage, Requirement, unmet
 from guestpv.validate.guest import Guest, Options
 from guestpv.validate.hostaccount import HostAccount
+from guestpv.validate.record import Record
 from guestpv.validate.runner import Outcome, run
 
 __all__ = [
@@ -27,12 +29,14 @@ __all__ = [
     "Contention",
     "Coverage",
     "Effect",
+    "Event",
     "Finding",
     "Guest",
     "HostAccount",
     "Level",
     "Options",
     "Outcome",
+    "Record",
     "Requirement",
     "Severity",
     "Statement",

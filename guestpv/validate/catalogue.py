@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from guestpv.validate import (
     address,
+    compare,
     counter,
     discovery,
     gaps,
@@ -16,7 +17,7 @@ from guestpv.validate import (
 )
 from guestpv.validate.check import CHECKS, Check
 
-_GROUPS = (discovery, address, structure, counter, gaps, kernel, host, life)
+_GROUPS = (discovery, address, structure, counter, gaps, kernel, host, life, compare)
 """Each module entered its checks when it was imported; this is their order."""
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.page.abi import State
-from guestpv.page.names import fault_text
 from guestpv.validate.check import Unjudged
 from guestpv.validate.guest import Guest
 
@@ -52,28 +51,14 @@ class Coverage:
     @classmethod
     def of(cls, guest: Guest) -> Self:
         """Of what was judged so far: it asks for no evidence that no check has asked for."""
-        unjudged: dict[str, list[int]] = {}
-        left_out: dict[str, list[int]] = {}
-        watched = guest.seen
-        judged = set(watched.judged["cpu"].tolist()) if watched else set()
-        unwatchable = set(guest.unwatchable) if guest.live else set()
+        left_out: dict[int, str] = {}
         chosen = guest.options.cpus
-        for cpu, entry in enumerate(guest.entries):
+        for cpu, state in enumerate(guest.entries["state"]):
             if chosen is not None and cpu not in chosen:
-                left_out.setdefault("--cpu does not name them", []).append(cpu)
-            elif entry["state"] == State.ABSENT:
-                left_out.setdefault("never online", []).append(cpu)
-            elif entry["state"] == State.REFUSED:
-                unjudged.setdefault(f"no structure: {fault_text(entry['fault'])}", []).append(cpu)
-            elif entry["state"] != State.ONLINE:
-                unjudged.setdefault("offline", []).append(cpu)
-            elif cpu in unwatchable:
-                why = "not watched: this process may not run there (see cpuset(7))"
-                unjudged.setdefault(why, []).append(cpu)
-            elif watched and cpu not in judged:
-                why = "not watched all the time, or not with a count that can be interpreted"
-                unjudged.setdefault(why, []).append(cpu)
-        return cls(_grouped(unjudged), _grouped(left_out), _contention(guest))
+                left_out[cpu] = "--cpu does not name it"
+            elif state == State.ABSENT:
+                left_out[cpu] = "it was never online"
+        return cls(_grouped(guest.unjudged), _grouped(left_out), _contention(guest))
 
 
 class Requirement(StrEnum):
@@ -106,7 +91,10 @@ def unmet(requirement: Requirement, coverage: Coverage | None) -> str | None:
             return "; ".join(f"cpu{listed(u.cpus)}: {u.why}" for u in coverage.unjudged) or None
 
 
-def _grouped(by_reason: dict[str, list[int]]) -> tuple[Unjudged, ...]:
+def _grouped(reasons: dict[int, str]) -> tuple[Unjudged, ...]:
+    by_reason: dict[str, list[int]] = {}
+    for cpu, why in reasons.items():
+        by_reason.setdefault(why, []).append(cpu)
     return tuple(Unjudged(tuple(cpus), why) for why, cpus in by_reason.items())
 
 

@@ -7,14 +7,12 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.page import abi
-from guestpv.page.abi import CALLS, NOT_CALLED
+from guestpv.page.abi import CALLS, NOT_CALLED, NOT_SUPPORTED
 from guestpv.validate.check import Finding, Level, Severity, check, failed, passed, skipped, warned
 from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 
 _SMCCC_1_1 = 0x10001
-_NOT_SUPPORTED = (-1, 0xFFFFFFFF)
-"""As an int64, which the merged interface returns, and as the draft's int32."""
 
 _ANSWERS = (
     *("arch_features", "features_self", "features_st", "features_st_draft"),
@@ -117,7 +115,7 @@ def refusals(guest: Guest) -> Finding:
             answer = int(entries[field][cpu])
             if answer in (0, NOT_CALLED) or (field == "arch_features" and answer > 0):
                 continue
-            if answer not in _NOT_SUPPORTED:
+            if answer not in NOT_SUPPORTED:
                 strange.setdefault(cpu, f"{CALLS[field]} returned {_hex(answer)}")
                 continue
             kinds.add("int64" if answer == -1 else "int32")

@@ -1,15 +1,33 @@
 # SPDX-License-Identifier: MIT
 """gaps: the time that is missing from threads that do nothing but look at the clock."""
 
+from typing import Any
+
 import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
 from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
+from guestpv.validate.proportion import Line, Proportion
 
 _ERROR_NS = 1_000_000
 _STOOD_STILL_NS = 1_000_000_000
+
+_TOLERANCE = 0.02
+"""How far from 1 a factor may be that is certain. An emulated host is off by 1 %."""
+_COARSE_TOLERANCE = 0.25
+"""The same under a host that loses time itself."""
+_LOST = 5
+"""Gaps as long as those that are counted, and not counted, that are no accident,"""
+_LOST_SHARE = 0.004
+"""if they are more than this part of all."""
+_LIKE = 0.3
+"""And if so many of those that are not counted are as long as those that are."""
+_WAY_OUT = (
+    "what a host loses that is virtual itself looks like this, too: ask the host's own account"
+    " (--host-account), or run it where the host has its CPUs for itself"
+)
 
 
 @check(
@@ -43,6 +61,161 @@ def bound(guest: Guest) -> Finding:
             missing_ns=missing_ns,
         ).on(wrong)
     return passed(f"on cpu{listed(rows['cpu'].tolist())}")
+
+
+@check(
+    "gaps.proportion",
+    "The count grows by what is missing in one piece",
+    Clause.NANOSECONDS,
+    Effect.LOAD,
+    level=Level.MUST,
+)
+def proportional(guest: Guest) -> Finding:
+    whole, each = guest.proportions
+    cpus = list(each)
+    figures: dict[str, Any] = {
+        "gaps": whole.gaps,
+        "switched": whole.switched,
+        "interrupts_ns": guest.watched.interrupts_ns[cpus].tolist(),
+        "factors": {
+            f"cpu{cpu}": one.line and round(one.line.factor, 6) for cpu, one in each.items()
+        },
+        "long_gaps": guest.watched.long_gaps.tolist(),
+    }
+    capped = [cpu for cpu, one in each.items() if one.cap_ns]
+    if capped:
+        cap_ns = each[capped[0]].cap_ns
+        return failed(
+            f"no more than {cap_ns / 1e6:.3f} ms are counted of a gap, however long it is",
+            "every figure that rests on this count is too low when it matters most: ask who runs"
+            " the hypervisor",
+            **figures,
+        ).on(capped)
+    if whole.line is None:
+        return _no_line(whole, figures)
+    figures |= {
+        "factor": round(whole.line.factor, 6),
+        "factor_low": round(whole.line.low, 6),
+        "factor_high": round(whole.line.high, 6),
+        "constant_ns": round(whole.line.constant_ns),
+    }
+    off = {cpu: one.line for cpu, one in each.items() if one.line and _is_off(one, one.line)}
+    if off or _is_off(whole, whole.line):
+        surest_first = sorted(off, key=lambda cpu: _width(off[cpu]))
+        line = off[surest_first[0]] if off else whole.line
+        return failed(
+            f"{_said(line)} of what is missing is counted, in {whole.gaps:,} gaps"
+            f"{_looks_like(line)}",
+            f"take {1 / line.factor:.3g} times what it says for an estimate, and ask who runs the"
+            " hypervisor",
+            **figures,
+        ).on(surest_first or cpus)
+    text = f"{_said(whole.line)} of what is missing is counted, in {whole.gaps:,} gaps"
+    if whole.muddled:
+        return warned(
+            f"{text}; {whole.beside:,} of them are longer than that explains, so less than"
+            f" {100 * _COARSE_TOLERANCE:.0f} % that are hidden would not be noticed",
+            _WAY_OUT,
+            **figures,
+        )
+    return passed(
+        f"{text}; {whole.line.constant_ns / 1e6:.2f} ms of each is not the count's", **figures
+    )
+
+
+def _no_line(found: Proportion, figures: dict[str, Any]) -> Finding:
+    if found.uncounted > found.gaps // 2 and found.uncounted >= _LOST:
+        return warned(
+            f"{found.uncounted:,} of {found.gaps:,} long gaps were not counted, and the count does"
+            " not depend on them",
+            _WAY_OUT,
+            **figures,
+        )
+    others = (
+        f"; in {found.switched:,} more something else of the guest ran" if found.switched else ""
+    )
+    text = f"{found.gaps:,} long gaps are too few{others}"
+    return skipped(f"{text}: run it for longer, or while the host is busy")
+
+
+def _is_off(found: Proportion, line: Line) -> bool:
+    tolerance = _COARSE_TOLERANCE if found.muddled else _TOLERANCE
+    return line.high < 1 - tolerance or line.low > 1 + tolerance
+
+
+def _width(line: Line) -> float:
+    return line.high / line.low
+
+
+def _said(line: Line) -> str:
+    digits = 1 if line.factor > 0.02 else 4
+    factor, low, high = (100 * each for each in (line.factor, line.low, line.high))
+    return f"{factor:.{digits}f} % (from {low:.{digits}f} to {high:.{digits}f})"
+
+
+_COUNTERS_MHZ = (19.2, 24, 25, 50, 54, 62.5, 100)
+_LOOKS = {
+    0.5: "half of it",
+    2.0: "the double of it",
+    1e-3: "microseconds in the place of nanoseconds",
+    1e-6: "milliseconds in the place of nanoseconds",
+    **{mhz / 1000: f"ticks of a counter of {mhz:g} MHz" for mhz in _COUNTERS_MHZ},
+}
+
+
+def _looks_like(line: Line) -> str:
+    """What a factor stands for, if it is one of those that one knows."""
+    for factor, meaning in _LOOKS.items():
+        if line.low * 0.98 <= factor <= line.high * 1.02 and _width(line) < 1.1:
+            return f": that looks like {meaning}"
+    return ""
+
+
+@check(
+    "gaps.lost",
+    "No gap that is as long as those that are counted is left out",
+    Clause.INVOLUNTARY,
+    Effect.LOAD,
+    level=Level.MUST,
+)
+def lost(guest: Guest) -> Finding:
+    whole, each = guest.proportions
+    losing = [cpu for cpu, one in each.items() if _loses(one)]
+    if not losing and _loses(whole):
+        losing = list(each)
+    text = f"{whole.uncounted:,} of {whole.gaps:,} long gaps were not counted"
+    figures: dict[str, Any] = {
+        "uncounted": whole.uncounted,
+        "gaps": whole.gaps,
+        "like_counted": round(whole.like_counted, 3),
+        "longer_than_counted": whole.beside,
+    }
+    if whole.line is None:
+        return _no_line(whole, figures)
+    if losing:
+        return failed(
+            f"{text}, and {round(whole.like_counted * whole.uncounted):,} of these are as long as"
+            " those that were",
+            "the host takes slices of time and does not report all of them: ask who runs it",
+            **figures,
+        ).on(losing)
+    text += ", of other lengths than those that were" if whole.uncounted else ""
+    if whole.uncounted > max(_LOST, whole.gaps // 4):
+        return warned(text, _WAY_OUT, **figures)
+    return passed(text, **figures)
+
+
+def _loses(found: Proportion) -> bool:
+    """Whether gaps are not counted that are like those that are, by a host that has no gaps of its
+    own: those come in the midst of counted ones, too, and one by one they can be all there is."""
+    alike = found.like_counted * found.uncounted
+    return (
+        found.line is not None
+        and not found.muddled
+        and alike >= max(_LOST, _LOST_SHARE * found.gaps)
+        and found.like_counted >= _LIKE
+        and found.uncounted <= found.gaps // 2
+    )
 
 
 @check(

@@ -13,12 +13,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from guestpv.cpulist import CpuList
 from guestpv.errors import NoSourceError
-from guestpv.latency.observation import OBSERVATION, Observations, observe
+from guestpv.latency.naps import Naps, take_naps
+from guestpv.latency.observation import LongGaps, Observations, observe
 from guestpv.page.abi import DEVICE, NOT_CALLED, Origin, State
+from guestpv.page.names import fault_text
 from guestpv.source.mapped import MappedReader
 from guestpv.source.reader import Snapshot
+from guestpv.validate.comparison import Comparison, Event, compare
 from guestpv.validate.disruption import (
+    CHECK_MS,
+    CPUS,
     Progress,
     Resumed,
     Switched,
@@ -28,9 +34,14 @@ from guestpv.validate.disruption import (
 )
 from guestpv.validate.hostaccount import HostAccount, HostView
 from guestpv.validate.kernelwatch import KernelWatch, Sample
+from guestpv.validate.proportion import CONFIDENCE, Proportion, proportion
+from guestpv.validate.record import Record, rtc_s, take
 
 _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
+
+
+_MAY_NOT = "this process may not run there (see cpuset(7))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +54,16 @@ class Options:
     """Whether the guest may be changed."""
     wait_s: float = 0.0
     """How long to wait for the VM to be paused or moved."""
-    host_account: HostAccount | None = None
-    """Where the host's own account can be read."""
     cpus: tuple[int, ...] | None = None
     """The CPUs to judge; None for all."""
     leave_isolated: bool = False
     """Whether to leave isolated CPUs alone."""
+    host_account: HostAccount | None = None
+    """Where the host's own account can be read."""
+    before: Record | None = None
+    """The guest as it was before *event*."""
+    event: Event | None = None
+    """What happened to the VM since then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,9 @@ class Watched:
     """Every vCPU, watched from itself over one interval; and the others' word on the same."""
 
     rows: Observations
+    long_gaps: LongGaps
+    unwatched: dict[int, str]
+    """The CPUs that should have been, and why they were not."""
     before: Snapshot
     after: Snapshot
     samples: tuple[Sample, Sample]
@@ -124,19 +142,15 @@ class Guest:
         """Whether the kernel owns the structures, and so accounts for steal itself."""
         return bool((self.entries["origin"] == Origin.ADOPTED).any())
 
-    @cached_property
+    @property
     def watchable(self) -> list[int]:
-        """The CPUs that are online, and that this process may run on."""
-        allowed = _allowed(self.reader.cpus)
-        return [cpu for cpu in self._online() if cpu in allowed]
+        """The CPUs that are online, that this process may run on, and that are to be watched."""
+        return [cpu for cpu, why in self._watchable.items() if not why]
 
     @property
     def unwatchable(self) -> list[int]:
-        """The CPUs that are online, and that this process may not run on."""
-        return [cpu for cpu in self._online() if cpu not in self.watchable]
-
-    def _online(self) -> list[int]:
-        return self._chosen(self.reader.snapshot()["state"] == State.ONLINE)
+        """The CPUs that are online and chosen, and that this process may not run on."""
+        return [cpu for cpu, why in self._watchable.items() if why == _MAY_NOT]
 
     def _chosen(self, of: npt.NDArray[np.bool_]) -> list[int]:
         """The CPUs for which *of* is true, and that the user did not leave out."""
@@ -144,17 +158,73 @@ class Guest:
         chosen = self.options.cpus
         return cpus if chosen is None else [cpu for cpu in cpus if cpu in chosen]
 
+    @cached_property
+    def _watchable(self) -> dict[int, str]:
+        """The CPUs that are online and chosen, and why each is not watched; empty if it is."""
+        online = self._chosen(self.reader.snapshot()["state"] == State.ONLINE)
+        allowed = _allowed(self.reader.cpus)
+        isolated = _isolated() if self.options.leave_isolated else frozenset()
+
+        def why_not(cpu: int) -> str:
+            if cpu in isolated:
+                return "it is isolated, and left alone"
+            if cpu not in allowed:
+                return _MAY_NOT
+            return ""
+
+        return {cpu: why_not(cpu) for cpu in online}
+
     @property
     def seen(self) -> Watched | None:
         """What was watched; None if no check has asked for that so far."""
         seen: Watched | None = self.__dict__.get("watched")
         return seen
 
+    @property
+    def unjudged(self) -> dict[int, str]:
+        """The CPUs that were chosen and of which checks that watch say nothing, each with the
+        reason, as far as it is known by now: this asks for no evidence.
+
+        Those that never came online are not among them.
+        """
+        reasons: dict[int, str] = {}
+        entries = self.entries
+        for cpu in self._chosen(entries["state"] != State.ABSENT):
+            if entries["state"][cpu] == State.REFUSED:
+                reasons[cpu] = f"it has no structure: {fault_text(entries['fault'][cpu])}"
+            elif entries["state"][cpu] != State.ONLINE:
+                reasons[cpu] = "it is offline"
+        if self.live:
+            reasons |= self._watchable
+        if self.seen:
+            reasons |= self.seen.unwatched
+            for row in self.seen.rows:
+                if row["looks"] <= 1:
+                    reasons[int(row["cpu"])] = "its count could not be interpreted"
+                elif row["absent"]:
+                    reasons[int(row["cpu"])] = "it went offline while it was watched"
+        return {cpu: why for cpu, why in sorted(reasons.items()) if why}
+
+    @cached_property
+    def naps(self) -> dict[int, Naps]:
+        """What the count of each vCPU that is judged does while that sleeps."""
+        self.progress("letting the vCPUs sleep")
+        return take_naps(self.reader, self.watched.judged["cpu"].tolist())
+
     @cached_property
     def watched(self) -> Watched:
         """Watch every vCPU; again if the machine slept meanwhile."""
         watched = self._watch()
         return self._watch() if watched.slept else watched
+
+    @cached_property
+    def proportions(self) -> tuple[Proportion, dict[int, Proportion]]:
+        """What the long gaps of all vCPUs that are judged say together, and those of each."""
+        gaps, cpus = self.watched.long_gaps, self.watched.judged["cpu"].tolist()
+        # Each of many may be off by chance, so each has to be surer of itself.
+        confidence = 1 - (1 - CONFIDENCE) / len(cpus)
+        each = {cpu: proportion(gaps[gaps["cpu"] == cpu], confidence) for cpu in cpus}
+        return proportion(gaps[np.isin(gaps["cpu"], cpus)]), each
 
     @property
     def unwatched(self) -> str | None:
@@ -183,12 +253,12 @@ class Guest:
             self.progress(f"watching {len(self.watchable)} vCPUs: {passed_s:.0f} of {seconds:g} s")
 
         before = self.reader.snapshot()
-        rows = np.zeros(0, OBSERVATION)
-        if self.watchable:
-            rows = observe(self.reader, self.watchable, seconds, progress)
+        observed = observe(self.reader, self.watchable, seconds, progress)
         after = self.reader.snapshot()
         return Watched(
-            rows=rows,
+            rows=observed.rows,
+            long_gaps=observed.long_gaps,
+            unwatched=observed.unwatched,
             before=before,
             after=after,
             samples=(kernel.first, kernel.last),
@@ -230,6 +300,23 @@ class Guest:
             return "it removes the module for a moment: see --disruptive"
         return reload(self.reader, self.open, self.progress)
 
+    @cached_property
+    def compared(self) -> Comparison | str:
+        """The guest as it is now beside *before*, or why there is nothing to compare.
+
+        Raises MismatchError if *before* is of another guest, or *event* can't have happened.
+        """
+        before, event = self.options.before, self.options.event
+        if before is None or event is None:
+            return "it takes a record and an event: see --record, --compare and --event"
+        until_s = time.monotonic() + _looked_within_s()
+        while True:
+            comparison = compare(before, take(self.reader), event)
+            if not comparison.unannounced() or time.monotonic() > until_s:
+                return comparison
+            self.progress("waiting for the module to look at counts that are lower")
+            time.sleep(0.1)
+
     def stood_still_s(self) -> float | None:
         """For how long the VM has been stopped since the run began; None if that can't be known.
 
@@ -246,6 +333,12 @@ class Guest:
         return self.reader
 
 
+def _looked_within_s() -> float:
+    """How long the module may take to see that a count is lower; on an idle CPU it is late."""
+    check_ms = _content(str(CHECK_MS))
+    return 3 * int(check_ms) / 1000 if check_ms else 0.0
+
+
 def _allowed(cpus: Sequence[int]) -> set[int]:
     """Those of *cpus* that this process may run on if it wants to, whatever it was started on."""
 
@@ -255,6 +348,18 @@ def _allowed(cpus: Sequence[int]) -> set[int]:
 
     with ThreadPoolExecutor(1) as other:  # a thread's affinity is its own
         return other.submit(ask).result()
+
+
+def _isolated() -> frozenset[int]:
+    """The CPUs that the scheduler leaves alone (isolcpus=), or the tick (nohz_full=)."""
+    cpus: set[int] = set()
+    for name in "isolated", "nohz_full":
+        try:
+            ranges = CpuList.parse((CPUS / name).read_text()).ranges
+        except (OSError, ValueError):  # empty, or "(null)" on a kernel that has no such thing
+            continue
+        cpus.update(cpu for run in ranges for cpu in run)
+    return frozenset(cpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +380,7 @@ class Clocks:
         return cls(
             time.monotonic(),
             time.clock_gettime(time.CLOCK_BOOTTIME),
-            _rtc_s(),
+            rtc_s(),
             _content("/sys/power/suspend_stats/success"),
         )
 
@@ -293,11 +398,6 @@ class Clocks:
         if self.rtc_s is None or earlier.rtc_s is None:
             return None
         return (self.rtc_s - earlier.rtc_s) - (self.boot_s - earlier.boot_s)
-
-
-def _rtc_s() -> int | None:
-    seconds = _content("/sys/class/rtc/rtc0/since_epoch")
-    return int(seconds) if seconds else None
 
 
 def _content(path: str) -> str:

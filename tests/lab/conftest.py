@@ -3,7 +3,9 @@
 
 from collections.abc import Iterator
 
+import campaign
 import pytest
+from rich.console import Console
 
 from pvlab import lab, progress
 
@@ -45,3 +47,23 @@ def progress_is_shown(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "say", say_aloud)
         yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The tables of the runs of `guestpv validate`, if there were any."""
+    runs = [
+        campaign.Run(**value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == campaign.PROPERTY
+    ]
+    if not runs:
+        return
+    console = Console(highlight=False, width=None if terminalreporter.isatty else 140)
+    with console.capture() as tables:
+        for table in campaign.tables(campaign.kept() or runs):
+            console.print(table, "")
+    terminalreporter.section("guestpv validate, tried")
+    terminalreporter.write(tables.get())

@@ -6,11 +6,12 @@ Those of counts that stand still, or do not restart, are seen in test_validate.p
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from pvlab import Lab, LabError, equipment
+from pvlab import Lab, LabError, Lie, equipment
 from pvlab.faults import hypercalls
 from pvlab.kernels import KERNELS, kernel
 
@@ -44,6 +45,39 @@ def structure(vcpu):
 
 def count(lab, vcpu):
     return int.from_bytes(lab.read_guest_memory(structure(vcpu) + 8, 8), "little")
+
+
+SPIN = """
+for cpu in $(seq 0 $(($(nproc) - 1))); do
+    taskset -c $cpu sh -c 'while :; do :; done' </dev/null >/dev/null 2>&1 &
+    echo $!
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def contended(lab):
+    """Every vCPU is busy, and there are twice as many as CPUs: they take time from each other."""
+    loops = lab.run(["sh", "-c", SPIN]).stdout.split()
+    yield lab
+    lab.run(["kill", *loops])
+
+
+def taken_and_told(lab, vcpu, lie, seconds=1.0):
+    """What the host took from a vCPU while its count lied, and what that told, both in ns."""
+
+    def both():
+        lab.qmp("stop")  # nothing moves between the one look and the other
+        seen = lab.vcpu_run_delay_ns()[vcpu], count(lab, vcpu)
+        lab.qmp("cont")
+        return seen
+
+    with lab.lying(lie):
+        both()  # goes on with the lie, if not sooner
+        before = both()
+        time.sleep(seconds)
+        after = both()
+    return (later - sooner for sooner, later in zip(before, after, strict=True))
 
 
 def modules(lab):
@@ -129,3 +163,65 @@ def test_a_writer_that_fails_is_reported(lab):
         lab.writing(structure(1), "write(0, 'no bytes')"),
     ):
         lab.host.run(["sleep", "0.5"])
+
+
+def test_halted_time_is_told_of_a_vcpu_that_sleeps(lab):
+    with lab.lying(Lie(counts_halted=True), vcpu=2):
+        began = time.monotonic_ns()
+        before = count(lab, 2)
+        lab.run(["taskset", "-c", "2", "sleep", "1"])
+        assert count(lab, 2) - before > 0.5 * (time.monotonic_ns() - began)
+
+
+# What is told of what is taken; of what is not told in parts, the least and the most of it.
+LIES = {
+    "the truth": (Lie(), 1, 1),
+    "half": (Lie(scale=0.5), 0.5, 0.5),
+    "double": (Lie(scale=2), 2, 2),
+    "microseconds": (Lie(scale=1e-3), 1e-3, 1e-3),
+    "one slice in three lost": (Lie(lose_every=3), 0.4, 0.9),
+    "2 ms of a slice at most": (Lie(cap_ns=2_000_000), 0.01, 0.9),
+    "the sum of all": (Lie(counts_all=True), 2, 8),
+    "frozen from the beginning": (Lie(freeze_after_ns=1), 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_count_tells_what_its_lie_makes_of_what_was_taken(contended, name):
+    lie, least, most = LIES[name]
+    taken_ns, told_ns = taken_and_told(contended, 1, lie)
+    print(f"{taken_ns} ns were taken, {told_ns} ns told: {told_ns / taken_ns:.6f} of it")
+    assert taken_ns > 100_000_000
+    # When it was stopped it may have waited for a slice that KVM counts when it runs again.
+    error_ns = 40_000_000 * most
+    assert least * taken_ns - error_ns <= told_ns <= most * taken_ns + error_ns
+
+
+def test_a_lie_is_over_when_its_block_is_and_there_is_one_at_a_time(contended):
+    before = count(contended, 1)
+    with contended.lying(Lie(big_endian=True)):
+        with pytest.raises(LabError, match="lie already"), contended.lying(Lie(scale=2)):
+            pass
+        time.sleep(0.5)
+        swapped = count(contended, 1).to_bytes(8, "big")
+    assert before < int.from_bytes(swapped, "little") < before + 60 * 10**9
+    assert "pvfault" not in modules(contended)
+    contended.run(["sh", "-c", INSERT]).check_returncode()  # a new claim, a new count
+
+    taken_ns, told_ns = taken_and_told(contended, 1, Lie())
+    assert abs(told_ns - taken_ns) < 40_000_000
+
+
+def test_a_count_of_few_bits_begins_again_and_a_late_one_comes(contended):
+    with contended.lying(Lie(bits=20)):
+        time.sleep(0.3)
+        assert all(count(contended, vcpu) < 1 << 20 for vcpu in range(VCPUS))
+    contended.run(["sh", "-c", INSERT]).check_returncode()
+
+    with contended.lying(Lie(late_ns=60_000_000_000)):
+        before = count(contended, 1)
+        time.sleep(0.5)
+        assert count(contended, 1) == before
+    with contended.lying(Lie(late_ns=200_000_000)):
+        time.sleep(1)
+        assert count(contended, 1) > before

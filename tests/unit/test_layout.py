@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import guestpv
-from guestpv.latency.observation import OBSERVATION
+from guestpv.latency.observation import LONG_GAP, OBSERVATION
 from guestpv.page import abi, layout
 
 CHECKOUT = Path(__file__).parents[2]
@@ -20,9 +20,14 @@ STRUCTS = {
     "guestpv_entry": layout.ENTRY,
     "guestpv_stolen_time": layout.STOLEN_TIME,
     "row": guestpv.SNAPSHOT,
+    "long_gap": LONG_GAP,
     "observation": np.dtype(OBSERVATION.descr[:-1]),  # the last is Python's own
 }
-DECLARED_IN = {"row": NATIVE / "pages.h", "observation": NATIVE / "observer.h"}
+DECLARED_IN = {
+    "row": NATIVE / "pages.h",
+    "long_gap": NATIVE / "observer.h",
+    "observation": NATIVE / "observer.h",
+}
 ENUMS = {
     "CONDUIT": abi.Conduit,
     "STATE": abi.State,

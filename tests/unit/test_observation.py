@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The observer, while a test plays the hypervisor in a page image: simulation, of what it sees."""
 
+import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import guestpv
@@ -36,7 +41,7 @@ def seen(machine):
                 act(machine)
 
         with MappedReader(machine.path) as reader:
-            return observe(reader, cpus, seconds, hypervisor)
+            return observe(reader, cpus, seconds, hypervisor).rows
 
     return run
 
@@ -178,3 +183,68 @@ def test_a_page_image_that_is_written_over_is_no_decrease(machine):
 
     with MappedReader(machine.path) as reader, pytest.raises(guestpv.FormatError, match="changed"):
         observe(reader, [CPU], 0.3, overwrite)
+
+
+LOGGER = """
+import json, sys
+from guestpv.latency.observation import observe
+from guestpv.source.mapped import MappedReader
+with MappedReader(sys.argv[1]) as reader:
+    cpu = int(sys.argv[2])
+    print("began", flush=True)
+    seen = observe(reader, [cpu], 1.0)
+    print(json.dumps(seen.long_gaps.tolist()))
+"""
+
+
+def test_a_long_gap_is_logged_with_what_was_stolen_in_it(machine):
+    """A process that is stopped is switched out, and says so."""
+    logger = [sys.executable, "-c", LOGGER, machine.path, str(CPU)]
+    with subprocess.Popen(logger, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "began\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.2)
+        machine.steal(CPU, 150_000_000)
+        process.send_signal(signal.SIGCONT)
+        gaps = json.loads(process.stdout.read())
+    cpu, _, length_ns, stolen_ns, switches = max(gaps, key=lambda gap: gap[2])
+    assert (cpu, stolen_ns) == (CPU, 150_000_000)
+    assert length_ns >= 200_000_000
+    assert switches >= 1
+
+
+def test_of_many_long_gaps_a_random_choice_is_logged(machine, monkeypatch):
+    """Timer interrupts will do for gaps. The first of them would not stand for all."""
+    monkeypatch.setattr(observation, "LONG_NS", 1_000)
+    monkeypatch.setattr(observation, "LOG_SIZE", 16)
+    with MappedReader(machine.path) as reader:
+        seen = observe(reader, [CPU], 1.0, gap_ns=1_000)
+    (row,), gaps = seen.rows, seen.long_gaps
+    assert row["long_gaps"] > 64
+    assert len(gaps) == len(set(gaps["began_ns"].tolist())) == 16
+    assert (np.diff(gaps["began_ns"].astype(np.int64)) > 0).all()
+    middle = (row["began_ns"] + row["ended_ns"]) // 2
+    assert 0 < (gaps["began_ns"] < middle).sum() < 16
+
+
+def test_a_cpu_that_is_not_there_is_left_out_and_said(machine_of):
+    """As one that went offline; the others are watched all the same."""
+    absent = CPUS[-1] + 1
+    with MappedReader(machine_of(absent + 1).path) as reader:
+        seen = observe(reader, [CPU, absent], 0.3)
+    assert seen.rows["cpu"].tolist() == [CPU]
+    assert list(seen.unwatched) == [absent]
+    assert "offline" in seen.unwatched[absent]
+
+
+def test_a_step_that_is_too_short_to_leave_the_vcpu_in(seen):
+    """Whoever writes then is nobody that had the CPU."""
+
+    def creep(machine):
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            machine.steal(CPU, 1)
+
+    assert seen()[0]["quick_advances"] == 0
+    assert any(seen(creep)[0]["quick_advances"] > 3 for _ in range(20))

@@ -111,7 +111,7 @@ def test_every_command_and_option_it_names_exists():
         "validate": (
             *("--quick", "--disruptive", "--list", "--only", "--skip", "--wait"),
             *("--junit", "--tap", "--json", "--schema", "--host-account", "--seconds", "--cpu"),
-            *("--leave-isolated", "--fail-on", "--require"),
+            *("--leave-isolated", "--fail-on", "--require", "--record", "--compare", "--event"),
         ),
     }.items():
         shown = CliRunner().invoke(app, [command, "--help"], terminal_width=200)

@@ -266,12 +266,12 @@ def test_a_requirement_that_is_not_met_fails_in_words(machine, guestpv):
     done = guestpv(*command, "--require", "all-cpus")
     assert done.returncode == UNMET
     record = json.loads(done.stdout)
-    assert record["unjudged"] == [{"cpus": [2], "why": "offline"}]
+    assert record["unjudged"] == [{"cpus": [2], "why": "it is offline"}]
     named = {condition["name"]: condition for condition in record["conditions"]}
     assert named["require.all-cpus"] == {
         "name": "require.all-cpus",
         "met": False,
-        "text": "cpu2: offline",
+        "text": "cpu2: it is offline",
     }
     assert guestpv(*command, "--require", "all-cpus", "--cpu", "0-1").returncode == 0
     done = guestpv(*command, "--require", "contended,all-cpus", "--cpu", "0-1")
@@ -286,7 +286,7 @@ def test_cpus_that_were_never_there_are_not_missed(machine, guestpv):
     command = ("validate", "--json", "--source", machine.path, "--require", "all-cpus")
     done = guestpv(*command)
     assert done.returncode == 0
-    assert json.loads(done.stdout)["left_out"] == [{"cpus": [3], "why": "never online"}]
+    assert json.loads(done.stdout)["left_out"] == [{"cpus": [3], "why": "it was never online"}]
 
 
 def test_a_requirement_that_is_none_is_refused(machine, guestpv):
@@ -303,7 +303,7 @@ def test_only_the_cpus_that_were_asked_for_are_judged(machine, guestpv):
     done = guestpv(*command, "--cpu", "0-1,3")
     assert done.returncode == 0
     record = json.loads(done.stdout)
-    assert record["left_out"] == [{"cpus": [2], "why": "--cpu does not name them"}]
+    assert record["left_out"] == [{"cpus": [2], "why": "--cpu does not name it"}]
     assert record["options"]["cpu"] == "0-1,3"
 
 

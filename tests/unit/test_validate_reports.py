@@ -132,6 +132,7 @@ def summaries(draw):
             **{"source": draw(texts), "only": draw(st.lists(texts)), "skip": []},
             **{"cpu": None, "leave_isolated": False, "seconds": 2.0, "disruptive": True},
             **{"wait_s": 0.0, "host_account": None, "fail_on": "warn", "require": []},
+            **{"compare": None, "event": None, "record": None},
         },
         versions={
             **{"guestpv": "1", "module": draw(st.none() | texts), "kernel": draw(texts)},

@@ -6,6 +6,7 @@ with Lab(kernel="stock-6.1", vcpus=2) as lab:
 """
 
 from .errors import LabError
+from .faults import Lie
 from .lab import Lab
 
-__all__ = ["Lab", "LabError"]
+__all__ = ["Lab", "LabError", "Lie"]

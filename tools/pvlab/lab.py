@@ -14,7 +14,7 @@ from . import begin, migration, prepare
 from . import run as runs
 from .contention import Contention
 from .errors import LabError
-from .faults import HypercallFaults, WrongAnswer
+from .faults import HypercallFaults, Lie, WrongAnswer
 from .faults.hypercalls import ANY
 from .faults.memory import CREEPING_COUNT, FLIPPING_REVISION, STRUCTURE, TEARING_COUNT, GuestMemory
 from .kernels import KERNELS, kernel
@@ -182,6 +182,14 @@ class Lab:
     def not_restarting(self, *, vcpu: int | None = None) -> AbstractContextManager[None]:
         """The count of a vCPU, or of all, goes on when PV_TIME_ST is called, as when one comes."""
         return self._hypercalls.masking("keep", vcpu)
+
+    def lying(self, lie: Lie, *, vcpu: int | None = None) -> AbstractContextManager[None]:
+        """The count of a vCPU, or of all, tells a lie; what is added afterwards is true again.
+
+        lab.lying(Lie(scale=0.5)) hides half of what is stolen. The count begins with what it is,
+        and so it stays afterwards what the lie has made of it: a new claim begins a new count.
+        """
+        return self._hypercalls.lying(lie, vcpu)
 
     # The guest is booted anew, held, saved, and moved.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Faults in the host's KVM: hypercalls answered wrongly, counts that stand still or go on.
+"""Faults in the host's KVM: hypercalls answered wrongly, counts that stand still, go on, or lie.
 
 The module pvfault makes them. It is in the host's kernel only while there is a fault.
 """
@@ -15,6 +15,7 @@ from ..errors import LabError
 from ..kernels import Kernel
 from ..machine import Machine
 from ..site import Site
+from .lies import TRUTH, Lie
 
 HERE = Path(__file__).parent
 ANSWERS = 8  # as many as pvfault has places for
@@ -40,7 +41,7 @@ class WrongAnswer:
 
 def module(kernel: Kernel) -> kmod.Build:
     """The module for a host's kernel."""
-    files = [HERE / "Kbuild", HERE / "pvfault.c"]
+    files = [HERE / "Kbuild", *sorted(HERE.glob("*.[ch]"))]
     return kmod.build_from(HERE, files, "pvfault", kernel)
 
 
@@ -50,7 +51,8 @@ class HypercallFaults:
     def __init__(self, host: Site) -> None:
         self._host = host
         self._answers = [WrongAnswer()] * ANSWERS
-        self._masks: dict[str, list[int]] = {"freeze": [], "keep": []}
+        self._masks: dict[str, list[int]] = {"freeze": [], "keep": [], "liars": []}
+        self._lie = TRUTH
 
     @contextmanager
     def answering(self, wrong: WrongAnswer) -> Iterator[None]:
@@ -81,6 +83,18 @@ class HypercallFaults:
                 self._apply()
 
     @contextmanager
+    def lying(self, lie: Lie, vcpu: int | None) -> Iterator[None]:
+        """Have the count of one vCPU, or of all, lie; there is one lie at a time."""
+        if self._masks["liars"]:
+            raise LabError("counts that lie already are not to lie in another way")
+        self._lie = lie
+        try:
+            with self.masking("liars", vcpu):
+                yield
+        finally:
+            self._lie = TRUTH
+
+    @contextmanager
     def _module(self) -> Iterator[None]:
         """The module is in the host's kernel, until the last fault is over."""
         if not isinstance(self._host, Machine):
@@ -93,13 +107,14 @@ class HypercallFaults:
                 self._run("rmmod pvfault")
 
     def _apply(self) -> None:
-        """Tell the module of the faults that there are now; `call` decides, and comes last."""
+        """Tell the module of the faults that there are now; what decides on one comes last."""
         calls, args, vcpus, answers = zip(*map(astuple, self._answers), strict=True)
         values = {
             "arg": args,
             "vcpu": vcpus,
             "answer": [answer % (1 << 64) for answer in answers],
             "call": calls,
+            **{name: [value] for name, value in self._lie.parameters().items()},
             **{name: [_union(masks)] for name, masks in self._masks.items()},
         }
         words = [f"{name}={','.join(map(str, each))}" for name, each in values.items()]

@@ -3,13 +3,16 @@
  * pvfault - break, on purpose, what KVM promises its guests about PV-time.
  *
  * It runs on the host. Probes on KVM's own functions change a hypercall's answer after KVM has
- * given it, keep a count from moving, or keep it from being reset. Every parameter may be changed
- * at any time; with the values that they have at first, and after removal, KVM is as it was.
+ * given it, keep a count from moving or from being reset, or have it say something else than what
+ * was stolen (lies.c). Every parameter may be changed at any time; with the values that they have
+ * at first, and after removal, KVM is as it was.
  */
 #include <linux/kprobes.h>
 #include <linux/kvm_host.h>
 #include <linux/module.h>
 #include <asm/kvm_emulate.h>
+
+#include "lies.h"
 
 #define ANSWERS 8
 #define CONCURRENT 64	/* vCPUs that may be in a hypercall at once: one can sleep in PSCI */
@@ -86,11 +89,6 @@ static struct kretprobe answers = {
 	.maxactive = CONCURRENT,
 };
 
-static bool is_in(ulong mask, const struct kvm_vcpu *vcpu)
-{
-	return mask & BIT(vcpu->vcpu_id % BITS_PER_LONG);
-}
-
 /* At a function's first instruction: go back to its caller as if it had returned this. */
 static int return_at_once(struct pt_regs *regs, u64 value)
 {
@@ -103,7 +101,10 @@ static int update_begins(struct kprobe *probe, struct pt_regs *regs)
 {
 	struct kvm_vcpu *vcpu = (void *)regs_get_kernel_argument(regs, 0);
 
-	return is_in(freeze, vcpu) ? return_at_once(regs, 0) : 0;
+	if (is_in(freeze, vcpu))
+		return return_at_once(regs, 0);
+	lie_about(vcpu);
+	return 0;
 }
 
 static struct kprobe updates = {
@@ -115,7 +116,10 @@ static int reset_begins(struct kprobe *probe, struct pt_regs *regs)
 {
 	struct kvm_vcpu *vcpu = (void *)regs_get_kernel_argument(regs, 0);
 
-	return is_in(keep, vcpu) ? return_at_once(regs, vcpu->arch.steal.base) : 0;
+	if (is_in(keep, vcpu))
+		return return_at_once(regs, vcpu->arch.steal.base);
+	lie_anew(vcpu);
+	return 0;
 }
 
 static struct kprobe resets = {
@@ -135,9 +139,18 @@ static int __init pvfault_init(void)
 	}
 	if (error)
 		return error;
+	error = lies_init();
+	if (error)
+		goto no_lies;
 	error = register_kprobes(probes, ARRAY_SIZE(probes));
 	if (error)
-		unregister_kretprobe(&answers);
+		goto no_probes;
+	return 0;
+
+no_probes:
+	lies_exit();
+no_lies:
+	unregister_kretprobe(&answers);
 	return error;
 }
 module_init(pvfault_init);
@@ -145,6 +158,7 @@ module_init(pvfault_init);
 static void __exit pvfault_exit(void)
 {
 	unregister_kprobes(probes, ARRAY_SIZE(probes));
+	lies_exit();
 	unregister_kretprobe(&answers);
 }
 module_exit(pvfault_exit);

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""How a count grows with the time that is missing: slope, and what does not lie on the line.
+
+What is missing in one piece from a busy thread that its own guest did not switch out was taken by
+the host, and the count should have grown by that much. In truth there is something beside it:
+
+- a constant, for the world switches and the host's interrupts, which nobody counts;
+- now and then, what a host lost itself, because it is virtual, too: that it can't know of.
+
+Both make a gap longer than what is counted of it, and neither depends on how much that is. So the
+length is estimated from the count and not the other way round: noise in the length then widens the
+interval of confidence, where it would flatten the slope (and blame an honest host).
+"""
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from guestpv.latency.observation import LongGaps
+
+Floats = npt.NDArray[np.float64]
+
+PAUSE_NS = 1_000_000_000
+"""What is missing for so long is a VM that was paused."""
+
+CONFIDENCE = 0.999
+_ENOUGH = 20
+"""Gaps from which on a line is drawn."""
+_MOST = 800
+"""Gaps that are used at most: their pairs grow by the square."""
+_COUNTED = 0.1
+"""Part of what the line promises from which on a gap was counted at all."""
+_BESIDE_NS = 1_500_000
+"""How much longer than the line says a gap must be to have something else in it."""
+_SAME_NS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Theil and Sen's line through what is missing and what is counted."""
+
+    factor: float
+    """What the count grows by for each nanosecond that is missing; 1 if all is well."""
+    low: float
+    high: float
+    """The interval of confidence of *factor*, 99.9 % or what was asked for."""
+    constant_ns: float
+    """What is missing beside what is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proportion:
+    """What the long gaps of one vCPU, or of all, say together."""
+
+    gaps: int
+    """Long gaps that the guest has no part in, as far as it can tell."""
+    switched: int
+    """Long gaps that are not judged: something else of the guest ran in them."""
+    line: Line | None
+    """None if there are too few gaps, or if the count does not depend on them."""
+    uncounted: int
+    """Gaps that were not counted at all."""
+    beside: int
+    """Gaps that were counted, but are longer than the line says: a host that lost time itself."""
+    like_counted: float
+    """Part of the uncounted gaps that are as long as the middle eighty percent of the counted."""
+    cap_ns: int
+    """What very many gaps were counted as, however long they were; 0 if there is no such thing."""
+
+    @property
+    def muddled(self) -> bool:
+        """Whether so many gaps have something else in them that a host loses time itself."""
+        counted = self.gaps - self.uncounted
+        return self.beside > max(3, counted // 10)
+
+
+def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
+    """Of long gaps, as `observe` logs them."""
+    switched = gaps["switches"] > 0
+    judged = gaps[~switched & (gaps["length_ns"] < PAUSE_NS)]
+    length_ns = judged["length_ns"].astype(np.float64)
+    stolen_ns = judged["stolen_ns"].astype(np.float64)
+    counted = stolen_ns > _COUNTED * length_ns
+    if counted.sum() < max(_ENOUGH, len(judged) // 5):  # or hardly anything is counted of any
+        counted = stolen_ns > 0
+    line = _line(judged["cpu"][counted], length_ns[counted], stolen_ns[counted], confidence)
+    factor = line.factor if line else 1.0
+    uncounted = stolen_ns < _COUNTED * factor * length_ns
+    expected_ns = stolen_ns / factor + (line.constant_ns if line else 0)
+    beside = ~uncounted & (length_ns > expected_ns + _BESIDE_NS)
+    return Proportion(
+        gaps=len(judged),
+        switched=int(switched.sum()),
+        line=line,
+        uncounted=int(uncounted.sum()),
+        beside=int(beside.sum()),
+        like_counted=_likeness(length_ns[uncounted], length_ns[~uncounted & ~beside]),
+        cap_ns=_cap_ns(length_ns, stolen_ns),
+    )
+
+
+def _line(
+    cpus: npt.NDArray[np.uint64], length_ns: Floats, stolen_ns: Floats, confidence: float
+) -> Line | None:
+    """Sen (1968): the median slope of all pairs; its interval by Kendall's variance of their order.
+
+    Each vCPU has a constant of its own, so a pair is of one: between two that differ in how long
+    their gaps are, the difference of their constants would pass for a slope.
+
+    scipy.stats.theilslopes does the same (a test compares the two) and is a hundred times as large
+    as guestpv, in guests that have little.
+    """
+    if len(length_ns) > _MOST:
+        chosen = np.random.default_rng(0).choice(len(length_ns), _MOST, replace=False)
+        cpus, length_ns, stolen_ns = cpus[chosen], length_ns[chosen], stolen_ns[chosen]
+    if len(cpus) < _ENOUGH:
+        return None
+    i, j = np.triu_indices(len(cpus), 1)
+    i, j = i[cpus[i] == cpus[j]], j[cpus[i] == cpus[j]]
+    counted = stolen_ns[j] - stolen_ns[i]
+    slopes = np.sort((length_ns[j] - length_ns[i])[counted != 0] / counted[counted != 0])
+    if not len(slopes):
+        return None
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    n = np.unique(cpus, return_counts=True)[1]
+    half = z * np.sqrt((n * (n - 1) * (2 * n + 5)).sum() / 18)
+    lowest = max(0, round((len(slopes) - half) / 2))
+    highest = min(len(slopes) - 1, round((len(slopes) + half) / 2))
+    low, slope, high = (
+        float(each) for each in (slopes[lowest], np.median(slopes), slopes[highest])
+    )
+    if low <= 0:
+        return None  # the count does not depend on what is missing
+    constant_ns = float(np.median(length_ns - slope * stolen_ns))
+    return Line(1 / slope, 1 / high, 1 / low, constant_ns)
+
+
+def _likeness(uncounted_ns: Floats, counted_ns: Floats) -> float:
+    if not len(uncounted_ns) or not len(counted_ns):
+        return 0.0
+    low, high = np.quantile(counted_ns, [0.1, 0.9])
+    return float(np.mean((low <= uncounted_ns) & (uncounted_ns <= high)))
+
+
+def _cap_ns(length_ns: Floats, stolen_ns: Floats) -> int:
+    """What at least ten gaps, and each fifth, are counted as to the microsecond, if their lengths
+    differ by a fifth."""
+    if not len(stolen_ns):
+        return 0
+    steps = np.round(stolen_ns / _SAME_NS)
+    values, counts = np.unique(steps[steps > 0], return_counts=True)
+    if not len(counts) or counts.max() < max(10, len(stolen_ns) // 5):
+        return 0
+    most = values[counts.argmax()]
+    low, high = np.quantile(length_ns[steps == most], [0.1, 0.9])
+    return int(most * _SAME_NS) if high > 1.2 * low else 0

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: MIT
+"""Things that happen to a VM, and hosts that lose counts in them: judged from a record before it.
+
+Each is real but kexec, which is in tests/unit/test_compare.py, with records that are made up.
+"""
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guestpv.page import abi
+from pvlab import Lab, kmod
+from pvlab.kernels import kernel
+
+FAILED, MISMATCH = 11, 2
+BASE = 0x090A0000  # where QEMU has the structures, 64 bytes apart
+CHECK_MS = "/sys/module/guestpv/parameters/check_ms"
+VMFORK = Path(__file__).parent / "vmfork"
+VCPUS = 2
+
+
+@pytest.fixture(scope="module", params=["stock-6.1", "claim-6.1"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with Lab(kernel=request.param, vcpus=VCPUS, load=True) as lab:
+        yield lab
+
+
+@pytest.fixture(autouse=True)
+def some_was_stolen(lab: Lab) -> None:
+    take_some(lab)
+
+
+def take_some(lab: Lab) -> None:
+    """From each vCPU: a count of zero can't be lost."""
+    lab.steal(50)
+    spin = "for cpu in 0 1; do taskset -c $cpu timeout 2 sh -c 'while :; do :; done' & done; wait"
+    lab.run(["sh", "-c", spin])
+    lab.steal(0)
+
+
+def record(lab: Lab) -> str:
+    done = lab.run(["guestpv", "validate", "--record", "/proc/self/fd/1"])
+    assert done.returncode == 0, done
+    counts = [int(cpu["stolen_ns"]) for cpu in json.loads(done.stdout)["cpus"]]
+    assert len(counts) == VCPUS
+    assert min(counts) > 10_000_000
+    return done.stdout
+
+
+def compare(lab: Lab, before: str, event: str, expect: int = 0) -> dict[str, dict]:
+    """What each check found."""
+    options = ("--json", "--compare", "/proc/self/fd/0", "--event", event)
+    done = lab.run(["guestpv", "validate", *options], input=before)
+    assert done.returncode == expect, done
+    assert "Traceback" not in done.stderr
+    checks = {check["id"]: check for check in json.loads(done.stdout)["checks"]}
+    for id, check in checks.items():
+        print(f"{event:12} {check['verdict']:4} {id:16} {check['text']}")
+    return {id.removeprefix("life."): check for id, check in checks.items()}
+
+
+def not_passed(checks: dict[str, dict]) -> dict[str, str]:
+    return {id: check["verdict"] for id, check in checks.items() if check["verdict"] != "pass"}
+
+
+def lose_counts(lab: Lab, vcpu: int) -> None:
+    """In a stop of some milliseconds, as on a host that begins to count anew."""
+    lab.qmp("stop")
+    lab.write_guest_memory(BASE + abi.STRUCTURE_ALIGNMENT * vcpu, bytes(16))
+    lab.qmp("cont")
+
+
+def switch(lab: Lab, cpu: int) -> None:
+    online = f"/sys/devices/system/cpu/cpu{cpu}/online"
+    lab.run(["sh", "-c", f"echo 0 >{online} && echo 1 >{online}"]).check_returncode()
+
+
+def test_a_vm_that_is_moved_keeps_its_counts(lab):
+    before = record(lab)
+    lab.move()
+    for event in "migrated", "host-upgraded":
+        assert not_passed(compare(lab, before, event)) == {}
+
+
+def test_a_count_that_a_short_migration_loses_fails(lab):
+    before = record(lab)
+    lose_counts(lab, 1)
+    checks = compare(lab, before, "migrated", expect=FAILED)
+    assert not_passed(checks) == {"continues": "fail"}
+    assert checks["continues"]["figures"]["cpus"] == [1]
+    assert "found lower" in checks["continues"]["text"]
+
+
+def test_the_time_of_a_stop_that_is_counted_fails(lab):
+    before = record(lab)
+    lab.qmp("stop")
+    time.sleep(20)
+    count = int.from_bytes(lab.read_guest_memory(BASE + 8, 8), "little") + 20 * 10**9
+    lab.write_guest_memory(BASE + 8, count.to_bytes(8, "little"))
+    lab.qmp("cont")
+    checks = compare(lab, before, "migrated", expect=FAILED)
+    assert not_passed(checks) == {"grew": "fail"}
+    assert "was stopped is counted" in checks["grew"]["advice"]
+
+
+def test_a_snapshot_since_the_record(lab):
+    before = record(lab)
+    saved = lab.save()
+    take_some(lab)
+    lab.restore(saved)
+    assert not_passed(compare(lab, before, "restored")) == {}
+    assert not_passed(compare(lab, before, "cloned")) == {}
+
+
+def test_a_snapshot_that_is_older_than_the_record(lab):
+    saved = lab.save()
+    take_some(lab)
+    before = record(lab)
+    lab.restore(saved)
+    checks = compare(lab, before, "restored")
+    assert not_passed(checks) == {"announced": "warn"}
+    assert "cpu0-1 set back with the snapshot" in checks["continues"]["text"]
+
+
+def test_a_restored_vm_that_is_told_so_announces_what_it_lost(lab, request):
+    """The device that tells it (vmgenid) is stood in for, as in test_monitor.py."""
+    running = kernel(request.node.callspec.params["lab"])
+    sources = [VMFORK / "Kbuild", VMFORK / "vmfork.c"]
+    module = kmod.build_from(VMFORK, sources, "vmfork", running).module
+    sent = base64.b64encode(module.read_bytes()).decode()
+    lab.run(["sh", "-c", "base64 -d > /tmp/vmfork.ko"], input=sent).check_returncode()
+    before = record(lab)
+    lab.run(["sh", "-c", f"echo 0 >{CHECK_MS}"]).check_returncode()
+    lose_counts(lab, 0)
+    lab.run(["sh", "-c", f"insmod /tmp/vmfork.ko && rmmod vmfork; echo 1000 >{CHECK_MS}"])
+    checks = compare(lab, before, "restored")
+    assert not_passed(checks) == {}
+    assert checks["announced"]["text"] == "cpu0: lower after a restore or resume"
+    compare(lab, before, "migrated", expect=FAILED)
+
+
+def test_hotplug_restarts_what_came_online_and_nothing_else(lab):
+    before = record(lab)
+    compare(lab, before, "hotplug", expect=MISMATCH)
+    switch(lab, 1)
+    checks = compare(lab, before, "hotplug")
+    assert not_passed(checks) == {}
+    assert "cpu0 went on; cpu1 came online" in checks["continues"]["text"]
+    assert checks["announced"]["text"] == "cpu1: lower when the CPU came online"
+    assert not_passed(compare(lab, before, "migrated")) == {}
+    lose_counts(lab, 0)
+    assert not_passed(compare(lab, before, "hotplug", expect=FAILED)) == {"continues": "fail"}
+
+
+def test_an_offline_cpu_keeps_its_count_over_a_migration(lab):
+    online = "/sys/devices/system/cpu/cpu1/online"
+    lab.run(["sh", "-c", f"echo 0 >{online}"]).check_returncode()
+    before = record(lab)
+    lab.move()
+    assert not_passed(compare(lab, before, "migrated")) == {}
+    lose_counts(lab, 1)
+    compare(lab, before, "migrated", expect=FAILED)
+    lab.run(["sh", "-c", f"echo 1 >{online}"]).check_returncode()
+
+
+def test_a_record_of_another_load_of_the_module_is_not_compared(lab):
+    before = record(lab)
+    lab.run(["sh", "-c", "guestpv unload && guestpv load"]).check_returncode()
+    compare(lab, before, "migrated", expect=MISMATCH)
+    compare(lab, before, "host-upgraded")
+
+
+def test_a_full_disk_leaves_the_record_that_is_there(lab):
+    small = "mkdir -p /tmp/small && mount -t tmpfs -o size=8k small /tmp/small && cd /tmp/small"
+    fill = "echo before >x; cat /dev/zero >zeros"
+    lab.run(["sh", "-c", f"{small} && {fill}"])
+    done = lab.run(["guestpv", "validate", "--record", "/tmp/small/x"])
+    assert done.returncode == 1
+    assert "the record can't be written. No space left on device" in done.stderr
+    assert lab.run(["sh", "-c", "cd /tmp/small; ls; cat x"]).stdout == "x\nzeros\nbefore\n"
+    lab.run(["umount", "/tmp/small"]).check_returncode()
+
+
+def test_a_reboot_begins_anew(lab):
+    before = record(lab)
+    for event in "rebooted", "kexec":
+        compare(lab, before, event, expect=MISMATCH)
+    lab.reboot()
+    lab.run(["guestpv", "load"]).check_returncode()
+    for event in "rebooted", "kexec":
+        checks = compare(lab, before, event)
+        assert not_passed(checks) == {"continues": "skip", "stayed": "skip"}
+        assert "s of uptime" in checks["grew"]["text"]
+    compare(lab, before, "migrated", expect=MISMATCH)

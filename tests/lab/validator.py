@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""A guest of the lab that is judged: what the tests of `guestpv validate` there share."""
+
+import json
+import select
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from guestpv.page import abi
+from pvlab import Lab
+
+BASE = 0x090A0000
+"""Where QEMU's virt machine puts the first structure; the next follow at 64 bytes."""
+
+# One process for many runs, since its start would take longer than they do.
+VALIDATOR = """
+import json, os, sys, time
+from guestpv.validate import Guest, HostAccount, Options, run, select
+account = HostAccount.parse(os.environ["GUESTPV_HOST_ACCOUNT"])
+print("ready", flush=True)
+for line in sys.stdin:
+    only, options = json.loads(line)
+    began = time.monotonic()
+    guest = Guest(options=Options(host_account=account, **options))
+    findings, after_s = {}, {}
+    for outcome in run(select(only), guest):
+        found = outcome.finding
+        findings[outcome.check.id] = found.verdict, found.text, found.advice
+        after_s[outcome.check.id] = time.monotonic() - began
+    guest.reader.close()
+    print(json.dumps([findings, after_s]), flush=True)
+"""
+
+
+class Validator:
+    """Runs checks in the guest of a lab, as often as it is asked to."""
+
+    def __init__(self, lab: Lab) -> None:
+        command = lab.guest.argv(["python3", "-c", VALIDATOR])
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.after_s: dict[str, float] = {}
+        """Of the last run: by check, how long after its beginning that was judged."""
+        assert self._read() == "ready\n"
+
+    def begin(self, *only: str, observe_s: float = 2, **options: Any) -> None:
+        assert self._process.stdin
+        request = json.dumps([only, {"observe_s": observe_s, **options}])
+        print(request, file=self._process.stdin, flush=True)
+
+    def end(self) -> dict[str, list[str]]:
+        """Verdict, text and advice by check."""
+        findings: dict[str, list[str]]
+        findings, self.after_s = json.loads(self._read())
+        return findings
+
+    def run(self, *only: str, **options: Any) -> dict[str, list[str]]:
+        self.begin(*only, **options)
+        return self.end()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> str:
+        assert self._process.stdout
+        assert select.select([self._process.stdout], [], [], 180)[0], "the guest does not answer"
+        return self._process.stdout.readline()
+
+
+VALIDATORS: dict[Lab, Validator] = {}
+"""Of the lab that runs."""
+
+
+@contextmanager
+def labs_in_turn() -> Iterator[Callable[..., Lab]]:
+    """One lab at a time, kept as long as it is the one that is wanted: see Lab for the words."""
+    with ExitStack() as stack:
+        running: dict[str, Lab] = {}
+
+        def lab(kernel: str, **spec: Any) -> Lab:
+            key = json.dumps([kernel, spec], sort_keys=True)
+            if key not in running:
+                VALIDATORS.clear()
+                stack.close()
+                running.clear()
+                running[key] = stack.enter_context(Lab(kernel=kernel, load=True, **spec))
+                VALIDATORS[running[key]] = validator = Validator(running[key])
+                stack.callback(validator.close)
+            return running[key]
+
+        yield lab
+
+
+def ipa(vcpu: int) -> int:
+    return BASE + abi.STRUCTURE_ALIGNMENT * vcpu
+
+
+def guestpv(lab: Lab, *arguments: str, expect: int = 0) -> str:
+    done = lab.run(["guestpv", *arguments])
+    assert done.returncode == expect, (arguments, done)
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def claim_again(lab: Lab) -> None:
+    """As `guestpv unload` and `guestpv load` do, in less time."""
+    insert = "rmmod guestpv && insmod /lib/modules/$(uname -r)/extra/guestpv.ko"
+    done = lab.run(["sh", "-c", insert])
+    assert done.returncode == 0, done.stderr
+
+
+def load_again(lab: Lab) -> None:
+    guestpv(lab, "unload")
+    guestpv(lab, "load")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""Sleep that is counted as stolen, by a hypervisor that a test plays: simulation."""
+
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from guestpv.latency.naps import NAP, counted_share, take_naps
+from guestpv.source.mapped import MappedReader
+
+CPU = min(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def shares(machine_of):
+    """What part of a CPU's sleep is counted while so much of each second is added to its count."""
+
+    def run(part):
+        machine, over = machine_of(CPU + 1), threading.Event()
+
+        def count():
+            last = time.monotonic_ns()
+            while not over.wait(0.001):
+                now = time.monotonic_ns()
+                machine.steal(CPU, int(part * (now - last)))
+                last = now
+
+        thread = threading.Thread(target=count)
+        thread.start()
+        try:
+            with MappedReader(machine.path) as reader:
+                return counted_share(take_naps(reader, [CPU])[CPU])
+        finally:
+            over.set()
+            thread.join()
+
+    return run
+
+
+def test_sleep_that_is_counted(shares):
+    assert shares(1.0) == pytest.approx(1.0, abs=0.2)
+
+
+def test_sleep_that_is_not_counted(shares):
+    assert shares(0.0) <= 0
+
+
+def naps_of(late_ns, grown_ns):
+    naps = np.zeros(len(late_ns), NAP)
+    naps["late_ns"], naps["grown_ns"] = late_ns, grown_ns
+    return naps
+
+
+def test_waking_late_because_of_the_host_is_no_sleep_that_is_counted():
+    rng = np.random.default_rng(0)
+    waited_ns = rng.integers(0, 10_000_000, 30)
+    assert counted_share(naps_of(waited_ns + 300_000, waited_ns)) <= 0
+
+
+def test_being_woken_by_something_else_more_often_than_not_is_none_either():
+    grown_ns = np.where(np.arange(30) % 3, 8_000_000, 0)
+    assert counted_share(naps_of(np.full(30, 300_000), grown_ns)) <= 0
+
+
+def test_a_cpu_that_did_not_sleep_has_no_share(machine_of):
+    with MappedReader(machine_of(2).path) as reader:
+        naps = take_naps(reader, [4095])
+    assert counted_share(naps[4095]) is None
+    assert counted_share(naps_of([0] * 19, [0] * 19)) is None

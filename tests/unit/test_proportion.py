@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""How a count grows with what is missing: simulated hosts, honest and not, on any machine."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import theilslopes
+
+from guestpv.latency.observation import LONG_GAP
+from guestpv.validate.proportion import proportion
+
+TICK_MS = 4.0
+
+
+def gaps_of(stolen_ms, beside_ms=0.3, factor=1.0, switches=0):
+    """A host that takes *stolen_ms*, counts a part of it, and needs some time itself."""
+    stolen_ms = np.asarray(stolen_ms, float)
+    gaps = np.zeros(len(stolen_ms), LONG_GAP)
+    gaps["length_ns"] = 1e6 * (stolen_ms + beside_ms)
+    gaps["stolen_ns"] = 1e6 * factor * stolen_ms
+    gaps["switches"] = switches
+    return gaps
+
+
+def slices(n, seed=0):
+    """As a scheduler gives them: so many of its ticks, and the rest of one."""
+    rng = np.random.default_rng(seed)
+    return 8 + TICK_MS * rng.integers(0, 3, n) + rng.normal(0, 0.2, n)
+
+
+def own_losses(n, seed=1):
+    """What a host that is virtual itself loses: nothing as a rule, or a slice of its own host's."""
+    rng = np.random.default_rng(seed)
+    return 0.3 + rng.exponential(0.1, n) + np.where(rng.random(n) < 0.4, rng.uniform(2, 5, n), 0)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.0625, 0.5, 0.9, 0.96, 1.0, 2.0])
+def test_the_factor_is_in_its_interval(factor):
+    rng = np.random.default_rng(2)
+    found = proportion(gaps_of(slices(300), 0.3 + rng.exponential(0.1, 300), factor))
+    assert found.line.low < factor < found.line.high
+    assert found.line.high < 1.03 * found.line.low
+    assert found.line.constant_ns == pytest.approx(0.37e6, rel=0.2)
+    assert (found.uncounted, found.cap_ns, found.muddled) == (0, 0, False)
+
+
+def test_an_honest_host_that_loses_time_itself_is_not_blamed():
+    """Estimated the other way round, the factor would be too low, and the interval without 1."""
+    for seed in range(50):
+        found = proportion(gaps_of(slices(300, seed), own_losses(300, seed)))
+        assert found.line.high > 0.98
+        assert found.muddled
+    length_ns, stolen_ns = (
+        gaps_of(slices(300), own_losses(300))[name] for name in ("length_ns", "stolen_ns")
+    )
+    assert theilslopes(stolen_ns, length_ns).high_slope < 0.98
+
+
+def test_gaps_that_are_not_counted_are_told_by_their_length():
+    gaps = gaps_of(slices(300))
+    gaps["stolen_ns"][::10] = 0
+    found = proportion(gaps)
+    assert found.line.factor == pytest.approx(1)
+    assert found.uncounted == 30
+    assert found.like_counted > 0.6
+    assert not found.muddled
+    short = np.concatenate([gaps_of(slices(300)), gaps_of([2.0] * 30, factor=0)])
+    assert (proportion(short).uncounted, proportion(short).like_counted) == (30, 0)
+
+
+def test_a_cap_is_found():
+    stolen_ms = slices(300)
+    gaps = gaps_of(stolen_ms)
+    gaps["stolen_ns"] = 1e6 * np.minimum(stolen_ms, 5.0)
+    assert proportion(gaps).cap_ns == 5_000_000
+    assert proportion(gaps_of([8.0] * 300)).cap_ns == 0  # all are alike: so they should be
+
+
+def test_what_the_guest_switched_out_and_pauses_are_not_judged():
+    found = proportion(
+        np.concatenate(
+            [
+                gaps_of(slices(100)),
+                gaps_of(slices(50), beside_ms=20, switches=1),
+                gaps_of([0.0] * 30, beside_ms=1500),
+            ]
+        )
+    )
+    assert (found.gaps, found.switched, found.uncounted) == (100, 50, 0)
+
+
+@pytest.mark.parametrize("n", [0, 1, 19])
+def test_too_few_gaps_make_no_line(n):
+    assert proportion(gaps_of(slices(n))).line is None
+
+
+def test_a_count_that_does_not_depend_on_what_is_missing_makes_no_line():
+    rng = np.random.default_rng(3)
+    gaps = gaps_of(rng.uniform(2, 5, 200), factor=0)
+    gaps["stolen_ns"] = rng.integers(1, 50_000, 200)
+    assert proportion(gaps).line is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1_000_000, 2_000_000_000),
+            st.integers(0, 2**63),
+            st.integers(0, 2),
+        ),
+        max_size=60,
+    )
+)
+def test_any_log_has_an_answer(rows):
+    gaps = np.array([(0, 0, *row) for row in rows], LONG_GAP)
+    found = proportion(gaps)
+    assert found.gaps + found.switched <= len(rows)
+    assert 0 <= found.uncounted + found.beside <= found.gaps
+    if found.line:
+        assert 0 < found.line.low <= found.line.factor <= found.line.high
+
+
+@given(st.integers(20, 200), st.integers(0, 2**32))
+def test_it_is_the_line_of_theil_and_sen(n, seed):
+    rng = np.random.default_rng(seed)
+    gaps = gaps_of(rng.uniform(2, 30, n), rng.exponential(0.5, n))
+    line = proportion(gaps, confidence=0.95).line
+    other = theilslopes(gaps["length_ns"].astype(float), gaps["stolen_ns"].astype(float), 0.95)
+    counted = gaps["stolen_ns"] > 0.1 * gaps["length_ns"]
+    if line and counted.all():
+        assert line.factor == pytest.approx(1 / other.slope, rel=1e-9)
+        assert line.low == pytest.approx(1 / other.high_slope, rel=0.01)
+        assert line.high == pytest.approx(1 / other.low_slope, rel=0.01)
+
+
+def test_vcpus_that_differ_in_their_slices_and_in_what_is_beside_them_are_not_mixed():
+    """All gaps together lie on a line that none of the two has."""
+    rng = np.random.default_rng(4)
+    short = gaps_of(8 + rng.normal(0, 0.3, 100), 0.3 + rng.exponential(0.05, 100))
+    long = gaps_of(12 + rng.normal(0, 0.3, 100), 0.8 + rng.exponential(0.05, 100))
+    together = proportion(np.concatenate([short, long])).line
+    assert together.high < 0.98
+    long["cpu"] = 1
+    apart = proportion(np.concatenate([short, long])).line
+    assert apart.low < 1 < apart.high
+    assert apart.high < 1.1 * apart.low
