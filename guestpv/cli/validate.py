@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from guestpv.cli.compare import CompareOption, EventOption, RecordOption, record_guest
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption
+from guestpv.cli.recordfile import CompareOption, EventOption, RecordOption, record_guest
 from guestpv.cli.records import write
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def validate(
     if (compare is None) != (event is None):
         raise typer.BadParameter("--compare and --event go together: what happened since FILE?")
     if compare and not only:
-        from guestpv.validate.compare import IDS
+        from guestpv.validate.life_events import IDS
 
         only = [*IDS]
     checks = _selected(only or [], skip or [])
@@ -208,7 +208,7 @@ def _requirements(lists: list[str]) -> list[Requirement]:
 
 def _list(checks: list[Check], as_json: bool) -> None:
     if as_json:
-        from guestpv.cli.reports.record import check_record
+        from guestpv.cli.reports.json import check_record
 
         records = [
             check_record(check) | {"live": check.live, "advice": check.advice} for check in checks

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import typer
 
-from guestpv.cli.compare import read_record, record_guest
 from guestpv.cli.exitcodes import (
     ERROR,
     FAILED,
@@ -24,6 +23,7 @@ from guestpv.cli.exitcodes import (
     UNMET,
 )
 from guestpv.cli.failure import as_error, tell
+from guestpv.cli.recordfile import read_record, record_guest
 from guestpv.cli.reports import Condition, Report, Reports, Subject, Summary
 from guestpv.cli.source import open_source
 from guestpv.cpulist import CpuList
@@ -318,7 +318,7 @@ def _report(form: str) -> tuple[Report, Progress]:
 
         return TapReport(), seldom()
     if form == "json":
-        from guestpv.cli.reports.record import RecordReport
+        from guestpv.cli.reports.json import RecordReport
 
         shown = progress(Console(stderr=True)) if sys.stderr.isatty() else seldom()
         return RecordReport(), shown

@@ -21,7 +21,7 @@ from validator import VALIDATORS, claim_again, guestpv, ipa, labs_in_turn, load_
 
 from guestpv.page import abi
 from guestpv.validate import catalogue
-from guestpv.validate.compare import IDS as COMPARING
+from guestpv.validate.life_events import IDS as COMPARING
 from pvlab import Lab
 from pvlab.cache import CHECKOUT
 from pvlab.faults import Lie
@@ -353,7 +353,7 @@ PAUSED = [
     ),
 ]
 ELSEWHERE = {
-    **dict.fromkeys(COMPARING, "with --compare (test_life_compare.py)"),
+    **dict.fromkeys(COMPARING, "with --compare (test_life_events.py)"),
     "discovery.smccc": "no conduit, so the module does not load (test_no_pv_time.py)",
     "kernel.nohz": "a busy guest with nohz_full: Linux's own defect (test_nohz.py)",
     "kernel.stuck": "hotplug with nohz_full: Linux's own defect (test_nohz.py)",

@@ -21,10 +21,10 @@ from junitparser import JUnitXml
 from guestpv.page.abi import Fault
 from guestpv.source.reader import SNAPSHOT
 from guestpv.validate import catalogue, select
-from guestpv.validate.compare import IDS as COMPARING
 from guestpv.validate.disruption import Switched
 from guestpv.validate.host import _error_ns
 from guestpv.validate.hostaccount import HostAccount, HostView
+from guestpv.validate.life_events import IDS as COMPARING
 
 ERROR = 11
 CONDITIONS = ("run.complete", "run.judged")

@@ -17,8 +17,8 @@ from tap.parser import Parser
 
 from guestpv.cli.records import MOST_EXACT, plain
 from guestpv.cli.reports import Condition, Subject, Summary
+from guestpv.cli.reports.json import RecordReport
 from guestpv.cli.reports.junit import JunitReport
-from guestpv.cli.reports.record import RecordReport
 from guestpv.cli.reports.tap import TapReport
 from guestpv.source.reader import Source
 from guestpv.validate import (

@@ -17,7 +17,7 @@ from junitparser import Error, Failure, JUnitXml, Properties, Property, Skipped,
 
 from guestpv.cli.records import plain
 from guestpv.cli.reports import Condition, Summary, said
-from guestpv.cli.reports.record import outcome_record, summary_record
+from guestpv.cli.reports.json import outcome_record, summary_record
 from guestpv.validate import Check, Outcome, Verdict
 
 _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""validate --record, --compare and --event: a guest before and after what happens to its VM."""
+"""The file of validate --record, which --compare reads: its options, writing and reading it."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 """A guest before and after something happened to its VM: what each event lets counts do.
 
 Before and after are made up here; real events, and a hypervisor that loses counts in them, are in
-tests/lab/test_life_compare.py. kexec has no other test: the lab's guests have no kexec-tools.
+tests/lab/test_life_events.py. kexec has no other test: the lab's guests have no kexec-tools.
 """
 
 import json
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from guestpv.errors import MismatchError
 from guestpv.page.abi import NOT_CALLED, Origin, Reason, State
 from guestpv.validate import Event, select
-from guestpv.validate.compare import IDS
 from guestpv.validate.comparison import compare
+from guestpv.validate.life_events import IDS
 from guestpv.validate.record import CPU, Moment, Record
 
 FAILED, MISMATCH, USAGE = 11, 2, 2

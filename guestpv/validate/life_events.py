@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""life, driven from outside: what must hold after an event, beside what was recorded before it.
+"""life, over what happens to the VM: what must hold after it, beside a record from before it.
 
 Each check judges a `Comparison`, which says that the event can have happened; what is said of a
 CPU whose count restarted with its hotplug is said once, since that is the guest's own doing.
