@@ -41,9 +41,6 @@ _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
 
 
-_MAY_NOT = "this process may not run there (see cpuset(7))"
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the user chose."""
@@ -147,11 +144,6 @@ class Guest:
         """The CPUs that are online, that this process may run on, and that are to be watched."""
         return [cpu for cpu, why in self._watchable.items() if not why]
 
-    @property
-    def unwatchable(self) -> list[int]:
-        """The CPUs that are online and chosen, and that this process may not run on."""
-        return [cpu for cpu, why in self._watchable.items() if why == _MAY_NOT]
-
     def _chosen(self, of: npt.NDArray[np.bool_]) -> list[int]:
         """The CPUs for which *of* is true, and that the user did not leave out."""
         cpus: list[int] = np.flatnonzero(of).tolist()
@@ -169,7 +161,7 @@ class Guest:
             if cpu in isolated:
                 return "it is isolated, and left alone"
             if cpu not in allowed:
-                return _MAY_NOT
+                return "this process may not run there (see cpuset(7))"
             return ""
 
         return {cpu: why_not(cpu) for cpu in online}
