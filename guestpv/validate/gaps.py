@@ -7,10 +7,10 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 from guestpv.validate.proportion import Line, Proportion
 
-_CLAUSE = "follows from DEN0057A, 3.2.2: a vCPU that runs is not stolen from"
 _ERROR_NS = 1_000_000
 _STOOD_STILL_NS = 1_000_000_000
 
@@ -33,7 +33,7 @@ _WAY_OUT = (
 @check(
     "gaps.bound",
     "No more is reported as stolen than is missing",
-    _CLAUSE,
+    Clause.ONLY_INVOLUNTARY,
     Effect.LOAD,
     level=Level.DERIVED,
 )
@@ -42,26 +42,31 @@ def bound(guest: Guest) -> Finding:
     rows = rows[(rows["restarts"] == 0) & (rows["unknown"] == 0)]  # else it's not one difference
     if not len(rows):
         return skipped("no count went on from the beginning to the end")
+    wrong: dict[int, tuple[int, int]] = {}
+    """By CPU, what was reported and what can be missing at most."""
     for row in rows:
         reported_ns = int(row["last_ns"]) - int(row["first_ns"])
         # A step takes two looks. What the looks did not need, as fast as they can be, is missing.
         needed_ns = int(row["looks"]) * int(row["step_ns"]) // 2
         missing_ns = int(row["ended_ns"] - row["began_ns"]) - needed_ns
         if reported_ns > missing_ns + _ERROR_NS:
-            return failed(
-                f"cpu{row['cpu']}: {reported_ns / 1e6:.1f} ms were reported, and no more than"
-                f" {missing_ns / 1e6:.1f} ms can be missing",
-                cpu=int(row["cpu"]),
-                reported_ns=reported_ns,
-                missing_ns=missing_ns,
-            )
+            wrong[int(row["cpu"])] = reported_ns, missing_ns
+    if wrong:
+        cpu, (reported_ns, missing_ns) = next(iter(wrong.items()))
+        return failed(
+            f"{reported_ns / 1e6:.1f} ms were reported, and no more than"
+            f" {missing_ns / 1e6:.1f} ms can be missing",
+            cpu=cpu,
+            reported_ns=reported_ns,
+            missing_ns=missing_ns,
+        ).on(wrong)
     return passed(f"on cpu{listed(rows['cpu'].tolist())}")
 
 
 @check(
     "gaps.proportion",
     "The count grows by what is missing in one piece",
-    f"{_CLAUSE}; and one that does not run, though it could, is",
+    Clause.NANOSECONDS,
     Effect.LOAD,
     level=Level.MUST,
 )
@@ -81,12 +86,11 @@ def proportional(guest: Guest) -> Finding:
     if capped:
         cap_ns = each[capped[0]].cap_ns
         return failed(
-            f"cpu{listed(capped)}: no more than {cap_ns / 1e6:.3f} ms are counted of a gap, however"
-            " long it is",
+            f"no more than {cap_ns / 1e6:.3f} ms are counted of a gap, however long it is",
             "every figure that rests on this count is too low when it matters most: ask who runs"
             " the hypervisor",
             **figures,
-        )
+        ).on(capped)
     if whole.line is None:
         return _no_line(whole, figures)
     figures |= {
@@ -97,15 +101,15 @@ def proportional(guest: Guest) -> Finding:
     }
     off = {cpu: one.line for cpu, one in each.items() if one.line and _is_off(one, one.line)}
     if off or _is_off(whole, whole.line):
-        wrong = list(off) or cpus
-        line = min(off.values(), key=_width) if off else whole.line  # the surest
+        surest_first = sorted(off, key=lambda cpu: _width(off[cpu]))
+        line = off[surest_first[0]] if off else whole.line
         return failed(
-            f"cpu{listed(wrong)}: {_said(line)} of what is missing is counted, in"
-            f" {whole.gaps:,} gaps{_looks_like(line)}",
+            f"{_said(line)} of what is missing is counted, in {whole.gaps:,} gaps"
+            f"{_looks_like(line)}",
             f"take {1 / line.factor:.3g} times what it says for an estimate, and ask who runs the"
             " hypervisor",
             **figures,
-        )
+        ).on(surest_first or cpus)
     text = f"{_said(whole.line)} of what is missing is counted, in {whole.gaps:,} gaps"
     if whole.muddled:
         return warned(
@@ -170,7 +174,7 @@ def _looks_like(line: Line) -> str:
 @check(
     "gaps.lost",
     "No gap that is as long as those that are counted is left out",
-    f"{_CLAUSE}; and one that does not run, though it could, is",
+    Clause.INVOLUNTARY,
     Effect.LOAD,
     level=Level.MUST,
 )
@@ -190,11 +194,11 @@ def lost(guest: Guest) -> Finding:
         return _no_line(whole, figures)
     if losing:
         return failed(
-            f"cpu{listed(losing)}: {text}, and {round(whole.like_counted * whole.uncounted):,} of"
-            " these are as long as those that were",
+            f"{text}, and {round(whole.like_counted * whole.uncounted):,} of these are as long as"
+            " those that were",
             "the host takes slices of time and does not report all of them: ask who runs it",
             **figures,
-        )
+        ).on(losing)
     text += ", of other lengths than those that were" if whole.uncounted else ""
     if whole.uncounted > max(_LOST, whole.gaps // 4):
         return warned(text, _WAY_OUT, **figures)
@@ -217,7 +221,7 @@ def _loses(found: Proportion) -> bool:
 @check(
     "gaps.share",
     "What is missing is reported as stolen",
-    f"{_CLAUSE}; the rest is the guest's own: interrupts, other tasks",
+    Clause.INVOLUNTARY,
     Effect.LOAD,
     level=Level.DERIVED,
 )
@@ -232,14 +236,15 @@ def share(guest: Guest) -> Finding:
         "gaps": int(rows["gaps"].sum()),
         "longest_ns": int(rows["longest_ns"].max()),
     }
-    worst = rows[int(np.argmax(rows["unaccounted_ns"]))]
-    if worst["unaccounted_ns"] >= _STOOD_STILL_NS:
+    stood_still = rows[rows["unaccounted_ns"] >= _STOOD_STILL_NS]
+    if len(stood_still):
+        stood_still = stood_still[np.argsort(stood_still["unaccounted_ns"])[::-1]]
         return warned(
-            f"cpu{worst['cpu']}: {int(worst['unaccounted_ns']) / 1e9:.1f} s are missing in one"
+            f"{int(stood_still[0]['unaccounted_ns']) / 1e9:.1f} s are missing in one"
             " piece, and not reported as stolen",
             "the VM was paused, or its host lost time itself",
             **figures,
-        )
+        ).on(stood_still["cpu"])
     if not gaps_ns:
         return passed("nothing is missing", **figures)
     return passed(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Things that happen to a VM, and hosts that lose counts in them: judged from a record before it.
 
-Each is real but kexec, which is in tests/unit/test_compare.py, with records that are made up.
+Each is real but kexec, which is in tests/unit/test_life_events.py, with records that are made up.
 """
 
 import base64
