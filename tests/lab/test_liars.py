@@ -2,9 +2,10 @@
 """Liars: hypervisors whose count is wrong, and healthy ones in all their moods.
 
 Each liar must be caught, by a check that is meant for it, and no healthy hypervisor may be blamed.
-With GUESTPV_LIARS=20 every liar is tried twenty times; with GUESTPV_HEALTHY=200 there are two hundred
-runs on all the healthy guests; without either this file is left out, and tests/lab/test_validate.py
-has the faults. At the end stand the tables; see campaign.py for those of many sessions.
+With GUESTPV_LIARS=20 every liar is tried twenty times; with GUESTPV_HEALTHY=200 there are two
+hundred runs on all the healthy guests; without either this file is left out, and
+tests/lab/test_validate.py has the faults. At the end stand the tables; see campaign.py for those of
+many sessions.
 """
 
 import math

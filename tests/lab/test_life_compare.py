@@ -136,8 +136,11 @@ def test_a_restored_vm_that_is_told_so_announces_what_it_lost(lab, request):
     before = record(lab)
     lab.run(["sh", "-c", f"echo 0 >{CHECK_MS}"]).check_returncode()
     lose_counts(lab, 0)
-    lab.run(["sh", "-c", f"insmod /tmp/vmfork.ko && rmmod vmfork; echo 1000 >{CHECK_MS}"])
-    checks = compare(lab, before, "restored")
+    try:
+        lab.run(["sh", "-c", "insmod /tmp/vmfork.ko && rmmod vmfork"]).check_returncode()
+        checks = compare(lab, before, "restored")  # before a look without a word can find it
+    finally:
+        lab.run(["sh", "-c", f"echo 1000 >{CHECK_MS}"]).check_returncode()
     assert not_passed(checks) == {}
     assert checks["announced"]["text"] == "cpu0: lower after a restore or resume"
     compare(lab, before, "migrated", expect=FAILED)
