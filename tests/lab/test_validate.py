@@ -48,6 +48,9 @@ class Fault:
     says: str = ""
     tries: int = 1
     """How often to look, where the host's scheduler decides whether there is something to see."""
+    warns_if_busy: bool = False
+    """Whether on a machine that is busy itself, which takes time from the lab's host that nobody
+    reports, a warning that the two can't be told apart is as right."""
 
 
 CAUGHT: dict[str, list[str]] = {}
@@ -358,9 +361,15 @@ CLAIM = [
     Fault("at 2^64 - 1", "counter.plausible", at_its_end),
     Fault("frozen", "counter.grows", frozen),
     Fault("half is hidden", "gaps.proportion", lying(scale=0.5), tries=3),
-    Fault("a tenth is hidden", "gaps.proportion", lying(scale=0.9), tries=6),
+    Fault("a tenth is hidden", "gaps.proportion", lying(scale=0.9), tries=6, warns_if_busy=True),
     Fault("microseconds", "gaps.proportion", lying(scale=0.001), tries=3),
-    Fault("one slice in ten is lost", "gaps.lost", lying(lose_every=10), tries=6),
+    Fault(
+        "one slice in ten is lost",
+        "gaps.lost",
+        lying(lose_every=10),
+        tries=6,
+        warns_if_busy=True,
+    ),
     Fault("halted time is counted", "counter.idle", lying(counts_halted=True), tries=3),
     Fault("creeping", "counter.still", creeping, tries=5),
     Fault("written in halves", "counter.whole", lambda lab: lab.tearing_count(ipa(0))),
@@ -456,7 +465,8 @@ def caught(lab: Lab, fault: Fault) -> None:
         print(f"{fault.name}: {fault.check} says {verdict}: {text}")
         if verdict == fault.verdict:
             break
-    assert verdict == fault.verdict
+    told_of = fault.warns_if_busy and verdict == "warn" and "--host-account" in advice
+    assert verdict == fault.verdict or told_of
     assert fault.says in text + advice
     CAUGHT.setdefault(fault.check, []).append(fault.name)
 
