@@ -11,7 +11,14 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.driver.ask import REGISTERS, SENTINEL, SVE_HINT, UPPER, Calls
-from guestpv.page.abi import CALLS, NOT_CALLED, PV_TIME_FEATURES, PV_TIME_ST, PV_TIME_ST_DRAFT
+from guestpv.page.abi import (
+    CALLS,
+    NOT_CALLED,
+    NOT_SUPPORTED,
+    PV_TIME_FEATURES,
+    PV_TIME_ST,
+    PV_TIME_ST_DRAFT,
+)
 from guestpv.validate.check import Finding, Level, Needs, check, failed, passed, skipped, warned
 from guestpv.validate.guest import Guest
 
@@ -36,24 +43,26 @@ _REPORT = "report it to who makes the hypervisor"
 Judge = Callable[[Calls], Finding]
 
 
-def _by_answers(judge: Judge) -> Callable[[Guest], Finding]:
-    """A check of nothing but the calls."""
+def _rule(id: str, promise: str, clause: str) -> Callable[[Judge], Judge]:
+    """Enter the decorated function into the catalogue, as a check of nothing but the calls."""
 
-    @wraps(judge)
-    def judged(guest: Guest) -> Finding:
-        return skipped(guest.answers) if isinstance(guest.answers, str) else judge(guest.answers)
+    def enter(judge: Judge) -> Judge:
+        @check(id, promise, clause, level=Level.MUST, needs=Needs.ANSWERS)
+        @wraps(judge)
+        def judged(guest: Guest) -> Finding:
+            answers = guest.answers
+            return skipped(answers) if isinstance(answers, str) else judge(answers)
 
-    return judged
+        return judge
+
+    return enter
 
 
-@check(
+@_rule(
     "smccc.registers",
     "A call keeps x4 to x17",
     f"{_DEN0028}, from SMCCC 1.1 on",
-    level=Level.MUST,
-    needs=Needs.ANSWERS,
 )
-@_by_answers
 def registers(calls: Calls) -> Finding:
     sentinels = SENTINEL | np.arange(_FIRST_KEPT, REGISTERS, dtype=np.uint64)
     changed = calls["x"][:, _FIRST_KEPT:] != sentinels
@@ -71,14 +80,11 @@ def registers(calls: Calls) -> Finding:
     return passed(f"{len(calls)} calls")
 
 
-@check(
+@_rule(
     "smccc.hint",
     "The SVE hint in a function's number, bit 16, changes no answer",
     f"{_DEN0028}, from SMCCC 1.3 on; before that no function has such a number",
-    level=Level.MUST,
-    needs=Needs.ANSWERS,
 )
-@_by_answers
 def hint(calls: Calls) -> Finding:
     hinted = (calls["function"] & SVE_HINT) != 0
     known = min(int(each["x"][0]) for each in calls[calls["function"] == _VERSION]) >= _SMCCC_1_3
@@ -96,14 +102,11 @@ def hint(calls: Calls) -> Finding:
     return passed(f"it {said}")
 
 
-@check(
+@_rule(
     "smccc.upper",
     "The upper halves of x0 and of a 32-bit argument change no answer",
     f"{_DEN0028}: a function's number is in w0, and such an argument in w1",
-    level=Level.MUST,
-    needs=Needs.ANSWERS,
 )
-@_by_answers
 def upper(calls: Calls) -> Finding:
     for call in calls:
         function, argument = int(call["function"]), int(call["argument"])
@@ -120,28 +123,22 @@ def upper(calls: Calls) -> Finding:
     return passed(f"with {UPPER >> 32:#x} there")
 
 
-@check(
+@_rule(
     "smccc.undefined",
     "PV_TIME_FEATURES refuses every number that PV-time does not define",
     "DEN0057A: the numbers of PV-time's calls",
-    level=Level.MUST,
-    needs=Needs.ANSWERS,
 )
-@_by_answers
 def undefined(calls: Calls) -> Finding:
     queries = calls[(calls["function"] == PV_TIME_FEATURES) & (calls["argument"] < UPPER)]
     queries = queries[~np.isin(queries["argument"], _DEFINED)]
     return _all_refused(queries, "a guest may call what is not there")
 
 
-@check(
+@_rule(
     "smccc.direct",
     "A call of a number that nobody defined is refused",
     f"{_DEN0028}: an unknown function returns NOT_SUPPORTED",
-    level=Level.MUST,
-    needs=Needs.ANSWERS,
 )
-@_by_answers
 def direct(calls: Calls) -> Finding:
     known = [_VERSION, _ARCH_FEATURES, PV_TIME_FEATURES]
     plain = (calls["function"] < UPPER) & ((calls["function"] & SVE_HINT) == 0)
@@ -151,18 +148,15 @@ def direct(calls: Calls) -> Finding:
     )
 
 
-@check(
+@_rule(
     "smccc.refusals",
     "A refusal is NOT_SUPPORTED, -1, as an int32 or an int64",
     _DEN0028,
-    level=Level.MUST,
-    needs=Needs.ANSWERS,
 )
-@_by_answers
 def refusals(calls: Calls) -> Finding:
     refused = calls[(calls["x"][:, 0] & _REFUSED) != 0]
     for call in refused:
-        if int(call["x"][0]) not in (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF):
+        if _signed(int(call["x"][0])) not in NOT_SUPPORTED:
             return failed(
                 f"cpu{call['cpu']}: {_call(call)} returned {_hex(int(call['x'][0]))}",
                 f"a guest that asks for -1 takes it for another thing; {_REPORT}",
@@ -229,5 +223,9 @@ def _call(call: np.void) -> str:
 
 
 def _hex(answer: int) -> str:
-    signed = answer - (1 << 64) if answer >> 63 else answer
-    return f"{signed} ({answer:#x})"
+    return f"{_signed(answer)} ({answer:#x})"
+
+
+def _signed(answer: int) -> int:
+    """As an int64, which is how guestpv.page.abi has answers."""
+    return answer - (1 << 64) if answer >> 63 else answer
