@@ -148,7 +148,7 @@ def _line(
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     n = np.unique(cpus, return_counts=True)[1]
     half = z * np.sqrt((n * (n - 1) * (2 * n + 5)).sum() / 18)
-    lowest = max(0, round((len(slopes) - half) / 2))
+    lowest = max(0, round((len(slopes) - half) / 2) - 1)
     highest = min(len(slopes) - 1, round((len(slopes) + half) / 2))
     low, slope, high = (
         float(each) for each in (slopes[lowest], np.median(slopes), slopes[highest])

@@ -256,8 +256,8 @@ def test_it_is_the_line_of_theil_and_sen(n, seed):
     counted = gaps["stolen_ns"] > 0.1 * gaps["length_ns"]
     if line and counted.all():
         assert line.factor == pytest.approx(1 / other.slope, rel=1e-9)
-        assert line.low == pytest.approx(1 / other.high_slope, rel=0.01)
-        assert line.high == pytest.approx(1 / other.low_slope, rel=0.01)
+        assert line.low == pytest.approx(1 / other.high_slope, rel=1e-9)
+        assert line.high == pytest.approx(1 / other.low_slope, rel=1e-9)
 
 
 def test_vcpus_that_differ_in_their_slices_and_in_what_is_beside_them_are_not_mixed():
