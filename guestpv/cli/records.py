@@ -60,9 +60,11 @@ guestpv.validate/1, one object; its JSON Schema is guestpv/cli/reports/validate.
                              that; factors by cpu (null: too few gaps); long_gaps: of each, cpu,
                              began_ns, length_ns, stolen_ns, switches, as
                              guestpv.latency.observation.LONG_GAP says, to be judged again
-      gaps.lost              gaps, uncounted: those that were not counted at all, like_counted: what
-                             part of these is as long as the counted ones, longer_than_counted: how
-                             many were counted and are longer than that explains
+      gaps.lost              gaps, uncounted: those that were not counted at all, like_counted: how
+                             many of these are as long as the counted ones, longer_than_counted: how
+                             many were counted and are longer than that explains, joined: how many
+                             of these by something as long, joined_expected: as many at least if the
+                             host lost what it did not count itself
       gaps.share             of all vCPUs together: gaps, missing_ns in them, stolen_ns of it,
                              waited_in_guest_ns for other tasks, longest_ns of all gaps
       kernel.agrees          procstat_steal_ns and stolen_ns over the same interval

@@ -21,6 +21,8 @@ _QUICK_ADVANCES = 3
 """How often a count may grow while there was no time to leave the vCPU."""
 _SLEPT = 0.01
 """Part of an undisturbed sleep that may be counted."""
+_AWAKE = 0.1
+"""Part of the time in which something else may run on a vCPU that is to sleep."""
 _EXCESS = 0.001
 """Part of the time from which nothing is missing that may be counted as stolen all the same: the
 clocks of host and guest are rounded differently."""
@@ -171,10 +173,11 @@ def idle(guest: Guest) -> Finding:
     shares = {
         cpu: share
         for cpu in guest.watched.judged["cpu"].tolist()
-        if (share := counted_share(guest.naps[cpu])) is not None
+        if guest.naps[cpu].others_share < _AWAKE
+        and (share := counted_share(guest.naps[cpu].naps)) is not None
     }
     if not shares:
-        return skipped("no vCPU slept undisturbed")
+        return skipped("no vCPU slept undisturbed: run it while the guest has nothing to do")
     figures = {"counted_shares": {str(cpu): round(share, 4) for cpu, share in shares.items()}}
     worst_first = sorted(shares, key=lambda cpu: -shares[cpu])
     text = f"{100 * max(0.0, shares[worst_first[0]]):.1f} % of its sleep was counted"

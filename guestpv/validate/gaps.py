@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """gaps: the time that is missing from threads that do nothing but look at the clock."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,23 @@ from guestpv.validate.proportion import Line, Proportion
 _ERROR_NS = 1_000_000
 _STOOD_STILL_NS = 1_000_000_000
 
-_TOLERANCE = 0.02
-"""How far from 1 a factor may be that is certain. An emulated host is off by 1 %."""
-_COARSE_TOLERANCE = 0.25
-"""The same under a host that loses time itself."""
-_LOST = 5
+_TOLERANCE = 0.03
+"""How far from 1 a factor of several vCPUs together may be that is certain. Under an emulated host
+that is healthy it is off by 1 or 2 %,"""
+_TOLERANCE_OF_ONE = 0.05
+"""and that of one vCPU by 3 %."""
+_HIDDEN = 1 / 3
+"""Part that must be hidden to be noticed under a host that loses time itself: that flattens the
+line, but some gaps have little of it in them, and no host counts what is not missing."""
+_LOST = 12
 """Gaps as long as those that are counted, and not counted, that are no accident,"""
-_LOST_SHARE = 0.004
-"""if they are more than this part of all."""
-_LIKE = 0.3
-"""And if so many of those that are not counted are as long as those that are."""
+_LIKE = 0.5
+"""if so many of those that are not counted are as long as those that are,"""
+_CHANCE = 1e-3
+"""and if the chance is no greater that losses of the host's own come as seldom together with what
+it takes,"""
+_TOGETHER = 0.5
+"""where only so much of that is expected as there should be."""
 _WAY_OUT = (
     "what a host loses that is virtual itself looks like this, too: ask the host's own account"
     " (--host-account), or run it where the host has its CPUs for itself"
@@ -99,8 +107,12 @@ def proportional(guest: Guest) -> Finding:
         "factor_high": round(whole.line.high, 6),
         "constant_ns": round(whole.line.constant_ns),
     }
-    off = {cpu: one.line for cpu, one in each.items() if one.line and _is_off(one, one.line)}
-    if off or _is_off(whole, whole.line):
+    off = {
+        cpu: one.line
+        for cpu, one in each.items()
+        if one.line and is_off(one, one.line, _TOLERANCE_OF_ONE)
+    }
+    if off or is_off(whole, whole.line, _TOLERANCE if len(each) > 1 else _TOLERANCE_OF_ONE):
         surest_first = sorted(off, key=lambda cpu: _width(off[cpu]))
         line = off[surest_first[0]] if off else whole.line
         return failed(
@@ -114,7 +126,7 @@ def proportional(guest: Guest) -> Finding:
     if whole.muddled:
         return warned(
             f"{text}; {whole.beside:,} of them are longer than that explains, so less than"
-            f" {100 * _COARSE_TOLERANCE:.0f} % that are hidden would not be noticed",
+            " a third that is hidden would not be noticed",
             _WAY_OUT,
             **figures,
         )
@@ -138,9 +150,13 @@ def _no_line(found: Proportion, figures: dict[str, Any]) -> Finding:
     return skipped(f"{text}: run it for longer, or while the host is busy")
 
 
-def _is_off(found: Proportion, line: Line) -> bool:
-    tolerance = _COARSE_TOLERANCE if found.muddled else _TOLERANCE
-    return line.high < 1 - tolerance or line.low > 1 + tolerance
+def is_off(found: Proportion, line: Line, tolerance: float = _TOLERANCE) -> bool:
+    """Whether the count does not grow as it should for certain."""
+    short, long = line.high < 1 - tolerance, line.low > 1 + tolerance
+    if found.muddled:
+        half, tenth = found.shares
+        return (short and tenth < 1 - _HIDDEN) or (long and half > 1 + tolerance)
+    return short or long
 
 
 def _width(line: Line) -> float:
@@ -180,42 +196,58 @@ def _looks_like(line: Line) -> str:
 )
 def lost(guest: Guest) -> Finding:
     whole, each = guest.proportions
-    losing = [cpu for cpu, one in each.items() if _loses(one)]
-    if not losing and _loses(whole):
+    # Each of many may look so by chance, so each has to be surer.
+    losing = [cpu for cpu, one in each.items() if loses(one, _CHANCE / len(each))]
+    if not losing and loses(whole, _CHANCE):
         losing = list(each)
     text = f"{whole.uncounted:,} of {whole.gaps:,} long gaps were not counted"
     figures: dict[str, Any] = {
         "uncounted": whole.uncounted,
         "gaps": whole.gaps,
-        "like_counted": round(whole.like_counted, 3),
+        "like_counted": whole.alike,
         "longer_than_counted": whole.beside,
+        "joined": whole.joined,
+        "joined_expected": round(whole.joined_expected, 3),
     }
     if whole.line is None:
         return _no_line(whole, figures)
     if losing:
         return failed(
-            f"{text}, and {round(whole.like_counted * whole.uncounted):,} of these are as long as"
-            " those that were",
+            f"{text}, {whole.alike:,} of them as long as those that were; had the host lost those"
+            f" itself, more than {max(1, math.floor(_TOGETHER * whole.joined_expected)):,} of the"
+            f" others would have one in them, and {whole.joined:,} have",
             "the host takes slices of time and does not report all of them: ask who runs it",
             **figures,
         ).on(losing)
-    text += ", of other lengths than those that were" if whole.uncounted else ""
-    if whole.uncounted > max(_LOST, whole.gaps // 4):
-        return warned(text, _WAY_OUT, **figures)
+    if whole.uncounted > max(_LOST, whole.gaps // 4) or whole.alike >= _LOST:
+        return warned(f"{text}, maybe since the host lost time itself", _WAY_OUT, **figures)
+    text += ": the host lost that time itself, maybe" if whole.uncounted else ""
     return passed(text, **figures)
 
 
-def _loses(found: Proportion) -> bool:
-    """Whether gaps are not counted that are like those that are, by a host that has no gaps of its
-    own: those come in the midst of counted ones, too, and one by one they can be all there is."""
-    alike = found.like_counted * found.uncounted
+def loses(found: Proportion, chance: float = _CHANCE) -> bool:
+    """Whether gaps are not counted that are like those that are, and can't be the host's own.
+
+    *chance* is that of an error, if those come at any moment. A host that is virtual has gaps of
+    its own, as long as the others maybe; one by one they can be all there is, but now and then they
+    come together with the others.
+    """
     return (
         found.line is not None
         and not found.muddled
-        and alike >= max(_LOST, _LOST_SHARE * found.gaps)
-        and found.like_counted >= _LIKE
+        and found.alike >= _LOST
+        and found.alike >= _LIKE * found.uncounted
         and found.uncounted <= found.gaps // 2
+        and _at_most(found.joined, _TOGETHER * found.joined_expected) < chance
     )
+
+
+def _at_most(times: int, mean: float) -> float:
+    """The chance that what happens *mean* times on average happens no more often (Poisson)."""
+    if not mean:
+        return 1.0
+    log = math.log(mean)
+    return sum(math.exp(n * log - mean - math.lgamma(n + 1)) for n in range(times + 1))
 
 
 @check(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from guestpv.cpulist import CpuList
 from guestpv.driver.ask import Calls, ask
 from guestpv.errors import Error, NoSourceError
-from guestpv.latency.naps import Naps, take_naps
+from guestpv.latency.naps import Slept, take_naps
 from guestpv.latency.observation import LongGaps, Observations, observe
 from guestpv.page.abi import DEVICE, FLAG_PROBE, NOT_CALLED, Conduit, Origin, State
 from guestpv.page.names import fault_text
@@ -222,7 +222,7 @@ class Guest:
         return {cpu: why for cpu, why in sorted(reasons.items()) if why}
 
     @cached_property
-    def naps(self) -> dict[int, Naps]:
+    def naps(self) -> dict[int, Slept]:
         """What the count of each vCPU that is judged does while that sleeps."""
         self.progress("letting the vCPUs sleep")
         return take_naps(self.reader, self.watched.judged["cpu"].tolist())

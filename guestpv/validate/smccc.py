@@ -10,7 +10,14 @@ from functools import wraps
 import numpy as np
 
 from guestpv.driver.ask import REGISTERS, SENTINEL, SVE_HINT, UPPER, Calls
-from guestpv.page.abi import CALLS, NOT_CALLED, PV_TIME_FEATURES, PV_TIME_ST, PV_TIME_ST_DRAFT
+from guestpv.page.abi import (
+    CALLS,
+    NOT_CALLED,
+    NOT_SUPPORTED,
+    PV_TIME_FEATURES,
+    PV_TIME_ST,
+    PV_TIME_ST_DRAFT,
+)
 from guestpv.validate.check import (
     Finding,
     Level,
@@ -31,7 +38,6 @@ _DEFINED = (PV_TIME_FEATURES, PV_TIME_ST, PV_TIME_ST_DRAFT)
 _FIRST_KEPT = 4
 _REFUSED = 0x80000000
 """This bit is set in a refusal, as an int32 or an int64."""
-_NOT_SUPPORTED = np.array([0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF], np.uint64)
 
 _AT_LOAD = {
     "arch_features": (_ARCH_FEATURES, PV_TIME_FEATURES),
@@ -46,25 +52,29 @@ _REPORT = "report it to who makes the hypervisor"
 Judge = Callable[[Calls], Finding]
 
 
-def _by_answers(judge: Judge) -> Callable[[Guest], Finding]:
-    """A check of nothing but the calls."""
+def _rule(
+    id: str, promise: str, clause: Clause, severity: Severity | None = None
+) -> Callable[[Judge], Judge]:
+    """Enter the decorated function into the catalogue, as a check of nothing but the calls."""
 
-    @wraps(judge)
-    def judged(guest: Guest) -> Finding:
-        return skipped(guest.answers) if isinstance(guest.answers, str) else judge(guest.answers)
+    def enter(judge: Judge) -> Judge:
+        @check(id, promise, clause, level=Level.MUST, severity=severity, needs=Needs.ANSWERS)
+        @wraps(judge)
+        def judged(guest: Guest) -> Finding:
+            answers = guest.answers
+            return skipped(answers) if isinstance(answers, str) else judge(answers)
 
-    return judged
+        return judge
+
+    return enter
 
 
-@check(
+@_rule(
     "smccc.registers",
     "A call keeps x4 to x17",
     Clause.REGISTERS,
-    level=Level.MUST,
-    severity=Severity.CRITICAL,
-    needs=Needs.ANSWERS,
+    Severity.CRITICAL,
 )
-@_by_answers
 def registers(calls: Calls) -> Finding:
     sentinels = SENTINEL | np.arange(_FIRST_KEPT, REGISTERS, dtype=np.uint64)
     changed = calls["x"][:, _FIRST_KEPT:] != sentinels
@@ -81,14 +91,11 @@ def registers(calls: Calls) -> Finding:
     return passed(f"{len(calls)} calls")
 
 
-@check(
+@_rule(
     "smccc.hint",
     "The SVE hint in a function's number, bit 16, changes no answer",
     Clause.SVE_HINT,
-    level=Level.MUST,
-    needs=Needs.ANSWERS,
 )
-@_by_answers
 def hint(calls: Calls) -> Finding:
     hinted = (calls["function"] & SVE_HINT) != 0
     known = min(int(each["x"][0]) for each in calls[calls["function"] == _VERSION]) >= _SMCCC_1_3
@@ -110,14 +117,11 @@ def hint(calls: Calls) -> Finding:
     return passed(f"it {said}")
 
 
-@check(
+@_rule(
     "smccc.upper",
     "The upper halves of x0 and of a 32-bit argument change no answer",
     Clause.UPPER_HALVES,
-    level=Level.MUST,
-    needs=Needs.ANSWERS,
 )
-@_by_answers
 def upper(calls: Calls) -> Finding:
     different: dict[int, str] = {}
     for call in calls:
@@ -137,28 +141,22 @@ def upper(calls: Calls) -> Finding:
     return passed(f"with {UPPER >> 32:#x} there")
 
 
-@check(
+@_rule(
     "smccc.undefined",
     "PV_TIME_FEATURES refuses every number that PV-time does not define",
     Clause.FEATURES_REFUSES,
-    level=Level.MUST,
-    needs=Needs.ANSWERS,
 )
-@_by_answers
 def undefined(calls: Calls) -> Finding:
     queries = calls[(calls["function"] == PV_TIME_FEATURES) & (calls["argument"] < UPPER)]
     queries = queries[~np.isin(queries["argument"], _DEFINED)]
     return _all_refused(queries, "a guest may call what is not there")
 
 
-@check(
+@_rule(
     "smccc.direct",
     "A call of a number that nobody defined is refused",
     Clause.UNKNOWN_FUNCTION,
-    level=Level.MUST,
-    needs=Needs.ANSWERS,
 )
-@_by_answers
 def direct(calls: Calls) -> Finding:
     known = [_VERSION, _ARCH_FEATURES, PV_TIME_FEATURES]
     plain = (calls["function"] < UPPER) & ((calls["function"] & SVE_HINT) == 0)
@@ -168,17 +166,14 @@ def direct(calls: Calls) -> Finding:
     )
 
 
-@check(
+@_rule(
     "smccc.refusals",
     "A refusal is NOT_SUPPORTED, -1, as an int32 or an int64",
     Clause.NOT_SUPPORTED,
-    level=Level.MUST,
-    needs=Needs.ANSWERS,
 )
-@_by_answers
 def refusals(calls: Calls) -> Finding:
     refused = calls[(calls["x"][:, 0] & _REFUSED) != 0]
-    strange = refused[~np.isin(refused["x"][:, 0], _NOT_SUPPORTED)]
+    strange = refused[~np.isin(refused["x"][:, 0].view(np.int64), NOT_SUPPORTED)]
     if len(strange):
         advice = f"a guest that asks for -1 takes it for another thing; {_REPORT}"
         return failed(_returned(strange[0]), advice).on(np.unique(strange["cpu"]))
@@ -248,5 +243,9 @@ def _call(call: np.void) -> str:
 
 
 def _hex(answer: int) -> str:
-    signed = answer - (1 << 64) if answer >> 63 else answer
-    return f"{signed} ({answer:#x})"
+    return f"{_signed(answer)} ({answer:#x})"
+
+
+def _signed(answer: int) -> int:
+    """As an int64, which is how guestpv.page.abi has answers."""
+    return answer - (1 << 64) if answer >> 63 else answer

@@ -48,6 +48,9 @@ class Fault:
     says: str = ""
     tries: int = 1
     """How often to look, where the host's scheduler decides whether there is something to see."""
+    warns_if_busy: bool = False
+    """Whether on a machine that is busy itself, which takes time from the lab's host that nobody
+    reports, a warning that the two can't be told apart is as right."""
 
 
 CAUGHT: dict[str, list[str]] = {}
@@ -358,9 +361,15 @@ CLAIM = [
     Fault("at 2^64 - 1", "counter.plausible", at_its_end),
     Fault("frozen", "counter.grows", frozen),
     Fault("half is hidden", "gaps.proportion", lying(scale=0.5), tries=3),
-    Fault("a tenth is hidden", "gaps.proportion", lying(scale=0.9), tries=6),
+    Fault("a tenth is hidden", "gaps.proportion", lying(scale=0.9), tries=6, warns_if_busy=True),
     Fault("microseconds", "gaps.proportion", lying(scale=0.001), tries=3),
-    Fault("one slice in ten is lost", "gaps.lost", lying(lose_every=10), tries=6),
+    Fault(
+        "one slice in ten is lost",
+        "gaps.lost",
+        lying(lose_every=10),
+        tries=6,
+        warns_if_busy=True,
+    ),
     Fault("halted time is counted", "counter.idle", lying(counts_halted=True), tries=3),
     Fault("creeping", "counter.still", creeping, tries=5),
     Fault("written in halves", "counter.whole", lambda lab: lab.tearing_count(ipa(0))),
@@ -460,7 +469,8 @@ def caught(lab: Lab, fault: Fault) -> None:
         print(f"{fault.name}: {fault.check} says {verdict}: {text}")
         if verdict == fault.verdict:
             break
-    assert verdict == fault.verdict
+    told_of = fault.warns_if_busy and verdict == "warn" and "--host-account" in advice
+    assert verdict == fault.verdict or told_of
     assert fault.says in text + advice
     CAUGHT.setdefault(fault.check, []).append(fault.name)
 
@@ -658,7 +668,8 @@ def test_a_vm_that_is_saved_and_restored_keeps_its_counts(labs):
 def test_each_check_has_a_fault_that_trips_it(request):
     """The table of both, and its holes."""
     calls = [getattr(item, "callspec", None) for item in request.session.items]
-    ran = {call.params["fault"].check for call in calls if call and "fault" in call.params}
+    faults = [call.params.get("fault") for call in calls if call]
+    ran = {fault.check for fault in faults if isinstance(fault, Fault)}
     assert CAUGHT.keys() >= ran
     for check in catalogue():
         faults = CAUGHT.get(check.id) or [ELSEWHERE.get(check.id, "a hole: no fault tripped it")]
