@@ -12,7 +12,10 @@ from guestpv.validate.guest import Guest
 
 _OF_THE_ADDRESS = (Fault.UNALIGNED, Fault.OUT_OF_RANGE, Fault.SYSTEM_RAM, Fault.OVERLAP)
 """Faults that have checks of their own."""
-_ADVICE = "the hypervisor returned an address that no guest may map; guestpv did not"
+_ADVICE = (
+    "no guest may map it, and guestpv did not: show this report (--json) to whoever runs the"
+    " hypervisor"
+)
 
 
 @check(
@@ -104,7 +107,7 @@ def stable(guest: Guest) -> Finding:
     moved = [cpu for cpu, (before, after) in ipas.items() if before != after]
     if moved:
         before, after = ipas[moved[0]]
-        return failed(f"{before:#x} before, {after:#x} after", _ADVICE).on(moved)
+        return failed(f"{before:#x} before, {after:#x} after").on(moved)
     return passed(f"cpu{listed([switched.cpu for switched in guest.hotplug])}: where it was")
 
 

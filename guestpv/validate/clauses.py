@@ -148,6 +148,10 @@ class Clause(Enum):
         "the thread of v4: migration and suspend must keep working",
         "Counts go on where they were when the VM is saved, moved, or sleeps.",
     )
+    ADDRESS_STAYS = (
+        "follows from DEN0057A, 3.2.2: a kernel that goes on does not ask for it again",
+        "A structure is where it was given as long as the guest's kernel goes on.",
+    )
     INTERFACE_STAYS = (
         "the thread of v4: a host without the feature must refuse the VM",
         "A VM that has gone on elsewhere finds the interface that it had.",
