@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Every promise that stolen time rests on: who makes it, where, and what it is in our own words.
 
-Each check names the one that it checks. One that no check names is a hole, and PROMISES.md beside
-this file, which is made from here and from the faults of tests/lab, shows it as one.
+Each check names the one that it checks, and those that it sees broken besides. One that no check
+names is a hole, and PROMISES.md beside this file, which is made from here and from the faults of
+tests/lab, shows it as one.
 """
 
 from enum import Enum

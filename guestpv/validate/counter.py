@@ -84,6 +84,7 @@ def within_time(guest: Guest) -> Finding:
     "No more was stolen than the guest has been up",
     Clause.WITHIN_TIME,
     level=Level.DERIVED,
+    also=(Clause.LITTLE_ENDIAN,),
 )
 def plausible(guest: Guest) -> Finding:
     rows = guest.reader.snapshot()[guest.asked]

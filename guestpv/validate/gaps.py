@@ -180,6 +180,7 @@ def _looks_like(line: Line) -> str:
     Clause.INVOLUNTARY,
     Effect.LOAD,
     level=Level.MUST,
+    also=(Clause.BEFORE_IT_RUNS,),
 )
 def lost(guest: Guest) -> Finding:
     whole, each = guest.proportions

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from reportschema import VALIDATOR
 
 from pvlab import Lab
 
@@ -22,6 +23,7 @@ def validated(lab: Lab) -> tuple[int, dict[str, Any]]:
     record = json.loads(done.stdout)
     for check in record["checks"]:
         print(check["verdict"], check["id"], check["text"])
+    VALIDATOR.validate(record)
     print(record["conclusion"])
     return done.returncode, record
 

@@ -438,6 +438,14 @@ def test_a_lost_count_is_the_exit_code_of_a_failure(machine, validate):
     assert continues["figures"] == {"lost": [{"cpu": 2, "lost_ns": 3 * SECOND}]}
 
 
+def test_only_the_cpus_that_were_asked_for_are_compared(machine, validate):
+    machine.restart(2)
+    assert validate("migrated", "--cpu", "0-1,3").returncode == 0
+    done = validate("migrated", "--cpu", "2")
+    assert done.returncode == FAILED
+    assert checks_of(done)["life.continues"]["cpus"] == [2]
+
+
 def test_hotplug_is_announced(machine, validate):
     machine.offline(1)
     machine.online(1)

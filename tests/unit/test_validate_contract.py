@@ -160,7 +160,7 @@ def test_evidence_that_can_not_be_had_is_tried_once():
 
     guest = Guest()
     checks = [
-        Check(id, "", "", Level.MUST, Severity.HIGH, effect, True, lambda guest: passed("fine"))
+        Check(id, "", "", (), Level.MUST, Severity.HIGH, effect, True, lambda guest: passed("fine"))
         for id, effect in (
             ("a.load", Effect.LOAD),
             ("b.load", Effect.LOAD),
