@@ -47,14 +47,6 @@ def running(lab: Lab, command: str) -> Iterator[None]:
         lab.run(["kill", "-9", pid]).check_returncode()
 
 
-def test_where_all_tasks_run_at_nice_minus_20_nobody_is_blamed(lab: Lab) -> None:
-    command = f"nice -n -20 sh -c '{LOOP}'"
-    with running(lab, command), running(lab, command), running(lab, command):
-        code, report = validated(lab, "{validate} --quick")
-    assert code == 0
-    assert (report["failed"], report["errors"]) == (0, 0)
-
-
 def test_a_real_time_task_costs_its_cpu_only(lab: Lab) -> None:
     unlimited = "echo -1 >/proc/sys/kernel/sched_rt_runtime_us"
     lab.run(["sh", "-c", unlimited]).check_returncode()
