@@ -43,39 +43,9 @@ guestpv.validate/1, one object; its JSON Schema is guestpv/cli/reports/validate.
     checks          of each: id, group, promise, clause, level, severity, effect, verdict (pass,
                     warn, fail, error, skip), text, advice, figures, cpus (all that break the
                     promise), unjudged, duration_s
-    figures         by check, {} where it has none; "cpu" is the one that the text speaks of
-      discovery.st           st_call: the numbers of PV_TIME_ST that are vouched for
-      structure.revision     looks: how often it was seen; where it failed, how often it was not 0,
-      structure.attributes   with cpu, and revision or attributes: what was seen then
-      counter.monotonic      failed: cpu, decreases: how often it went back
-      counter.passed         errors: cpu and error_ns of each, the time that a look takes;
-                             failed: cpu, leaps: how often, excess_ns: by how much at worst
-      counter.idle           counted_shares: of each cpu's undisturbed sleep, what part was counted
-      counter.whole          failed: cpu
-      gaps.bound             failed: cpu, reported_ns as stolen, missing_ns: no more can be
-      gaps.proportion        gaps, long ones that are judged, and switched: in which the guest ran
-                             something else; interrupts_ns of the guest, by cpu; factor, with
-                             factor_low and factor_high: what is counted of what is missing, of all
-                             vCPUs together, and constant_ns, what is missing of each gap beside
-                             that; factors by cpu (null: too few gaps); long_gaps: of each, cpu,
-                             began_ns, length_ns, stolen_ns, switches, as
-                             guestpv.latency.observation.LONG_GAP says, to be judged again
-      gaps.lost              gaps, uncounted: those that were not counted at all, like_counted: how
-                             many of these are as long as the counted ones, longer_than_counted: how
-                             many were counted and are longer than that explains, joined: how many
-                             of these by something as long, joined_expected: as many at least if the
-                             host lost what it did not count itself
-      gaps.share             of all vCPUs together: gaps, missing_ns in them, stolen_ns of it,
-                             waited_in_guest_ns for other tasks, longest_ns of all gaps
-      kernel.agrees          procstat_steal_ns and stolen_ns over the same interval
-      host.agrees            errors: of each cpu, host_ns, error_ns: how much more the count grew,
-                             uncertainty_ns of that
-      life.paused            warned: stood_still_s, give or take a second
-      life.continues         failed: cpus, lost_ns of each
-      life.announced         warned or failed: cpus
-      life.grew              grown_ns, the most of a CPU, and passed_ns; failed: cpus
-      life.stayed            warned or failed: cpus
-      life.interface         failed: cpus
+    figures         by check, what was measured, {} where nothing was; the schema has them all
+    long_gaps       of gaps.proportion: the fields of guestpv.latency.observation.LONG_GAP, by which
+                    a run can be judged again
 
 guestpv.validate-record/1, one object, which validate --record writes and --compare reads; the
 numbers of states, reasons and the like are those of kmod/uapi/guestpv.h:

@@ -23,7 +23,10 @@ from guestpv.validate.iomem import is_reserved_ram
 
 _OF_THE_ADDRESS = (Fault.UNALIGNED, Fault.OUT_OF_RANGE, Fault.SYSTEM_RAM, Fault.OVERLAP)
 """Faults that have checks of their own."""
-_ADVICE = "the hypervisor returned an address that no guest may map; guestpv did not"
+_ADVICE = (
+    "no guest may map it, and guestpv did not: show this report (--json) to whoever runs the"
+    " hypervisor"
+)
 _GIVE = (
     "have the VMM give each vCPU a structure; a guest that was moved here from a host without"
     " PV-time has to be rebooted, so that its kernel asks"
@@ -141,7 +144,7 @@ def stable(guest: Guest) -> Finding:
     moved = [cpu for cpu, (before, after) in ipas.items() if before != after]
     if moved:
         before, after = ipas[moved[0]]
-        return failed(f"{before:#x} before, {after:#x} after", _ADVICE).on(moved)
+        return failed(f"{before:#x} before, {after:#x} after").on(moved)
     return passed(f"cpu{listed([switched.cpu for switched in guest.hotplug])}: where it was")
 
 

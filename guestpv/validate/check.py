@@ -202,6 +202,8 @@ class Check:
     """What is promised, as a sentence."""
     clause: Clause
     """What it follows from."""
+    also: tuple[Clause, ...]
+    """Other promises that are not kept where it fails."""
     level: Level
     severity: Severity
     effect: Effect
@@ -231,6 +233,7 @@ def check(
     effect: Effect = Effect.NOTHING,
     *,
     level: Level,
+    also: tuple[Clause, ...] = (),
     severity: Severity | None = None,
     live: bool = True,
     needs: Needs | None = None,
@@ -245,7 +248,7 @@ def check(
 
     def enter(judge: Judge) -> Judge:
         worth = severity or _SEVERITIES[level]
-        CHECKS[id] = Check(id, promise, clause, level, worth, effect, live, needs, judge)
+        CHECKS[id] = Check(id, promise, clause, also, level, worth, effect, live, needs, judge)
         return judge
 
     return enter

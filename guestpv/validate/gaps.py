@@ -80,14 +80,17 @@ def bound(guest: Guest) -> Finding:
 )
 def proportional(guest: Guest) -> Finding:
     whole, each = guest.proportions
-    cpus = list(each)
     figures: dict[str, Any] = {
         "gaps": whole.gaps,
         "switched": whole.switched,
-        "interrupts_ns": guest.watched.interrupts_ns[cpus].tolist(),
-        "factors": {
-            f"cpu{cpu}": one.line and round(one.line.factor, 6) for cpu, one in each.items()
-        },
+        "factors": [
+            {
+                "cpu": cpu,
+                "factor": one.line and round(one.line.factor, 6),
+                "interrupts_ns": int(guest.watched.interrupts_ns[cpu]),
+            }
+            for cpu, one in each.items()
+        ],
         "long_gaps": guest.watched.long_gaps.tolist(),
     }
     capped = [cpu for cpu, one in each.items() if one.cap_ns]
@@ -121,7 +124,7 @@ def proportional(guest: Guest) -> Finding:
             f"take {1 / line.factor:.3g} times what it says for an estimate, and ask who runs the"
             " hypervisor",
             **figures,
-        ).on(surest_first or cpus)
+        ).on(surest_first or each)
     text = f"{_said(whole.line)} of what is missing is counted, in {whole.gaps:,} gaps"
     if whole.muddled:
         return warned(
@@ -193,6 +196,7 @@ def _looks_like(line: Line) -> str:
     Clause.INVOLUNTARY,
     Effect.LOAD,
     level=Level.MUST,
+    also=(Clause.BEFORE_IT_RUNS,),
 )
 def lost(guest: Guest) -> Finding:
     whole, each = guest.proportions

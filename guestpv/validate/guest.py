@@ -325,9 +325,10 @@ class Guest:
         before, event = self.options.before, self.options.event
         if before is None or event is None:
             return "it takes a record and an event: see --record, --compare and --event"
+        chosen = self._chosen(np.ones(len(self.reader.cpus), np.bool_))
         until_s = time.monotonic() + _looked_within_s()
         while True:
-            comparison = compare(before, take(self.reader), event)
+            comparison = compare(before.of(chosen), take(self.reader).of(chosen), event)
             if not comparison.unannounced() or time.monotonic() > until_s:
                 return comparison
             self.progress("waiting for the module to look at counts that are lower")

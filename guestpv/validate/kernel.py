@@ -164,8 +164,8 @@ def forward(guest: Guest) -> Finding:
         worst_first = np.argsort(-backwards_ns, kind="stable")[: np.count_nonzero(backwards_ns)]
         return failed(
             f"by {backwards_ns[worst_first[0]] / 1e9:.2f} s",
-            "a count that is set back does this, and so does a CPU that comes back online: see"
-            " counter.monotonic and life.hotplug",
+            "take rates from guestpv, which numbers epochs. A count that is set back does this (see"
+            " counter.monotonic), and so does a CPU that comes back online (see life.hotplug)",
         ).on(np.array(guest.asked)[worst_first])
     if not guest.adopted:
         return skipped(_NO_STEAL)

@@ -59,7 +59,7 @@ def survives(guest: Guest) -> Finding:
         other = now[~now["valid"]]
         return failed(
             f"revision {other[0]['revision']}, attributes {other[0]['attributes']:#x}",
-            "the new host has another interface; guestpv does not interpret it",
+            "guestpv does not interpret it: move the VM to a host that has the interface it had",
         ).on(other["cpu"])
     new_epoch = now["epoch"] != first["epoch"]
     if not stopped and new_epoch.any():
@@ -71,7 +71,8 @@ def survives(guest: Guest) -> Finding:
         return failed(
             f"{before['stolen_ns']} ns in epoch {before['epoch']} before,"
             f" {after['stolen_ns']} ns in epoch {after['epoch']} after",
-            "the new host began a new count; rates across it are lost",
+            "the new host began a new count: leave out rates across the move, and report it to"
+            " whoever runs the hosts",
         ).on(now["cpu"][lost])
     if not stopped:
         return skipped("no stop was seen, as a short one is not; every count went on")

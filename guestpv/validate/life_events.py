@@ -71,8 +71,8 @@ def continues(comparison: Comparison) -> Finding:
     if lost:
         return failed(
             _step(lost[0]),
-            _LOST.get(event, "rates across it are wrong"),
-            lost_ns=[-row.grown_ns for row in lost],
+            _LOST[event],
+            lost=[{"cpu": row.cpu, "lost_ns": -row.grown_ns} for row in lost],
         ).on(numbers(lost))
     if not judged:
         return skipped(f"no count is left to judge{_by_hotplug(rows)}")
@@ -81,12 +81,13 @@ def continues(comparison: Comparison) -> Finding:
     return passed(f"{_fates(judged)}{_by_hotplug(rows)}")
 
 
+_REPORT = "leave out rates across it, and report it to whoever runs the hosts"
 _LOST = {
-    Event.MIGRATED: "the destination lost the count; rates across the migration are wrong",
-    Event.HOST_UPGRADED: "the new hypervisor lost the count; rates across the upgrade are wrong",
-    Event.HOTPLUG: "only CPUs that went and came may count anew",
-    Event.RESTORED: "no snapshot since the record had so low a count: it was lost",
-    Event.CLONED: "no snapshot since the record had so low a count: it was lost",
+    Event.MIGRATED: f"the destination lost the count: {_REPORT}",
+    Event.HOST_UPGRADED: f"the new hypervisor lost the count: {_REPORT}",
+    Event.HOTPLUG: f"only CPUs that went and came may count anew: {_REPORT}",
+    Event.RESTORED: f"no snapshot since the record had so low a count, so it was lost: {_REPORT}",
+    Event.CLONED: f"no snapshot since the record had so low a count, so it was lost: {_REPORT}",
 }
 
 
@@ -126,7 +127,8 @@ def announced(comparison: Comparison) -> Finding:
     if lower:
         return failed(
             _step(lower[0]),
-            "the module has not noticed: see its parameter check_ms",
+            "the module has not noticed: have it look more often, by its parameter check_ms (never,"
+            " if that is 0)",
         ).on(numbers(lower))
     restarted = comparison.with_fate(Fate.RESTARTED)
     if unknown := [row for row in restarted if row.now["reason"] not in _REASONS]:
@@ -182,9 +184,9 @@ def _grew(comparison: Comparison) -> Finding:
         stop = comparison.real_ns is not None and worst_ns <= _with_slack(comparison.real_ns)
         return failed(
             f"{_s(worst_ns)} s stolen in {_s(passed_ns)} s",
-            "the time for which the VM was stopped is counted, and was not stolen from it"
+            f"the time for which the VM was stopped is counted, and was not stolen: {_REPORT}"
             if stop
-            else "the count has leapt: where it went on, it is not the one of before",
+            else f"the count has leapt, so it is not the one of before: {_REPORT}",
             grown_ns=worst_ns,
             passed_ns=passed_ns,
         ).on(numbers(excess))
@@ -225,8 +227,8 @@ def _grew_over_boot(comparison: Comparison) -> Finding:
     if len(went_on) < len(above):
         wrong = [cpu for cpu in above if cpu not in went_on]
         return failed(
-            f"{_s(above[wrong[0]])} s were stolen in {_s(up_ns)} s of uptime",
-            "the count neither went on from before the boot, nor began anew",
+            f"{_s(above[wrong[0]])} s were stolen in {_s(up_ns)} s of uptime: it neither went on"
+            " from before the boot, nor began anew",
         ).on(wrong)
     text = "counts went on from before the boot"
     if comparison.event == Event.KEXEC:
@@ -240,7 +242,7 @@ def _grew_over_boot(comparison: Comparison) -> Finding:
 @check(
     "life.stayed",
     "Each structure is at its address",
-    Clause.BASE_STAYS,
+    Clause.ADDRESS_STAYS,
     live=False,
     level=Level.DERIVED,
 )
@@ -253,7 +255,11 @@ def stayed(comparison: Comparison) -> Finding:
         return skipped("no CPU has a structure now that it had before")
     if moved := [row for row in rows if row.before["ipa"] != row.now["ipa"]]:
         first = moved[0]
-        judge, advice = failed, "who reads the old address reads what nobody writes any more"
+        judge, advice = (
+            failed,
+            "nobody writes to the old address any more: boot the guest, which asks for the new one,"
+            " and report it to whoever runs the hosts",
+        )
         if all(row.by_hotplug for row in moved):
             judge, advice = (
                 warned,
@@ -280,18 +286,19 @@ def interface(comparison: Comparison) -> Finding:
     for row in unknown[:1]:
         return failed(
             f"revision {row['revision']}, attributes {row['attributes']:#x}",
-            "the host has another interface; guestpv does not interpret it",
+            "guestpv does not interpret it: move the VM to a host that has the interface it had",
         ).on(unknown["cpu"])
     if comparison.now.smccc_version < comparison.before.smccc_version:
-        return failed("SMCCC is of an older version", "see 'guestpv info'")
+        return failed("SMCCC is of an older version")
     changed = list(_changed(comparison))
-    text = "; ".join(_by_cpus(changed))
     if refused := [each for each in changed if each[3] in NOT_SUPPORTED and each[2] >= 0]:
-        return failed("; ".join(_by_cpus(refused)), "see 'guestpv info'")
+        return failed(_whats(refused)).on(dict.fromkeys(cpu for cpu, *_ in refused))
     if changed and comparison.event.same_boot and comparison.event != Event.HOST_UPGRADED:
-        return warned(text, "nothing that happened to the VM should change what it is answered")
+        return warned(
+            _whats(changed), "nothing that happened to the VM should change what it is answered"
+        ).on(dict.fromkeys(cpu for cpu, *_ in changed))
     if changed:
-        return passed(text)
+        return passed("; ".join(_by_cpus(changed)))
     when = "loaded again, or a CPU comes online"
     return passed(f"nothing has changed; the module asks when it is {when}")
 
@@ -313,13 +320,18 @@ def _changed(comparison: Comparison) -> Iterator[tuple[int, str, int, int]]:
                 yield cpu, call, earlier, later
 
 
-def _by_cpus(changed: Sequence[tuple[int, str, int, int]]) -> Iterator[str]:
-    def what(each: tuple[int, str, int, int]) -> tuple[str, int, int]:
-        return each[1:]
+def _what(changed: tuple[int, str, int, int]) -> str:
+    _, call, before, now = changed
+    return f"{call} returned {before:#x} before, {now:#x} now"
 
-    for (call, before, now), group in groupby(sorted(changed, key=what), what):
-        cpus = listed(cpu for cpu, *_ in group)
-        yield f"cpu{cpus}: {call} returned {before:#x} before, {now:#x} now"
+
+def _whats(changed: Sequence[tuple[int, str, int, int]]) -> str:
+    return "; ".join(dict.fromkeys(_what(each) for each in changed))
+
+
+def _by_cpus(changed: Sequence[tuple[int, str, int, int]]) -> Iterator[str]:
+    for what, group in groupby(sorted(changed, key=_what), _what):
+        yield f"cpu{listed(cpu for cpu, *_ in group)}: {what}"
 
 
 IDS = tuple(id for id, check in CHECKS.items() if check.judge.__module__ == __name__)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from reportschema import VALIDATOR
 
 from pvlab import Lab
 
@@ -16,12 +17,13 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def validated(lab: Lab) -> tuple[int, dict[str, Any]]:
+def validated(lab: Lab, *options: str) -> tuple[int, dict[str, Any]]:
     """The exit code, and the whole report."""
-    done = lab.run(["guestpv", "validate", "--json", "--seconds", "8"], timeout=300)
+    done = lab.run(["guestpv", "validate", "--json", "--seconds", "8", *options], timeout=300)
     record = json.loads(done.stdout)
     for check in record["checks"]:
         print(check["verdict"], check["id"], check["text"])
+    VALIDATOR.validate(record)
     print(record["conclusion"])
     return done.returncode, record
 
@@ -38,6 +40,13 @@ def test_a_healthy_one_does_not_fail(lab: Lab) -> None:
     assert checks["kernel.stuck"]["verdict"] == "pass"
     assert checks["kernel.agrees"]["unjudged"][0]["cpus"] == [1, 2, 3]
     assert all(vcpu["contended"] for vcpu in record["contention"])
+
+
+def test_isolated_cpus_are_left_alone_if_that_is_asked_for(lab: Lab) -> None:
+    code, record = validated(lab, "--leave-isolated")
+    assert code == 0
+    assert record["unjudged"] == [{"cpus": [1, 2, 3], "why": "it is isolated, and left alone"}]
+    assert [vcpu["cpu"] for vcpu in record["contention"]] == [0]
 
 
 def test_after_a_hotplug_linux_gives_the_cpu_up_as_stolen_and_is_named(lab: Lab) -> None:

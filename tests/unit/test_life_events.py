@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reportschema import outcome_is_by_schema
 
 from guestpv.errors import MismatchError
 from guestpv.page.abi import NOT_CALLED, Origin, Reason, State
-from guestpv.validate import Event, select
+from guestpv.validate import Event, Outcome, select
 from guestpv.validate.comparison import compare
 from guestpv.validate.life_events import IDS
 from guestpv.validate.record import CPU, Moment, Record
@@ -83,7 +84,10 @@ def restart(record, cpu, reason, stolen_ns=0, first_ns=0):
 
 def judged(now, event=Event.MIGRATED, before=BEFORE):
     guest = SimpleNamespace(compared=compare(before, now, event))
-    return {check.id.removeprefix("life."): check.judge(guest) for check in select(IDS)}
+    findings = {check: check.judge(guest) for check in select(IDS)}
+    for check, finding in findings.items():
+        outcome_is_by_schema(Outcome(check, finding, 0.0))
+    return {check.id.removeprefix("life."): finding for check, finding in findings.items()}
 
 
 def others(findings):
@@ -114,7 +118,7 @@ def test_a_count_that_was_lost_fails_however_short_the_stop(event, stopped_s):
     assert "cpu1: 2000000000 ns in epoch 1 before, 5 ns in epoch 2 (found lower" in found.text
     assert "lost the count" in found.advice
     assert found.cpus == (1,)
-    assert found.figures == {"lost_ns": [2 * SECOND - 5]}
+    assert found.figures == {"lost": [{"cpu": 1, "lost_ns": 2 * SECOND - 5}]}
 
 
 @pytest.mark.parametrize("event", [Event.MIGRATED, Event.HOST_UPGRADED, Event.HOTPLUG])
@@ -176,7 +180,9 @@ def test_an_upgrade_may_answer_otherwise_but_not_refuse():
         for event in Event.HOST_UPGRADED, Event.MIGRATED:
             findings = judged(now, event)
             assert others(findings) == {"interface": "fail"}
-            assert findings["interface"].text.startswith("cpu1-2: PV_TIME_FEATURES(0xc5000021)")
+            assert findings["interface"].text.startswith(
+                "cpu1-2, on cpu1: PV_TIME_FEATURES(0xc5000021)"
+            )
 
 
 @pytest.mark.parametrize("event", Event)
@@ -429,7 +435,15 @@ def test_a_lost_count_is_the_exit_code_of_a_failure(machine, validate):
     assert done.returncode == FAILED
     continues = checks_of(done)["life.continues"]
     assert continues["cpus"] == [2]
-    assert continues["figures"] == {"lost_ns": [3 * SECOND]}
+    assert continues["figures"] == {"lost": [{"cpu": 2, "lost_ns": 3 * SECOND}]}
+
+
+def test_only_the_cpus_that_were_asked_for_are_compared(machine, validate):
+    machine.restart(2)
+    assert validate("migrated", "--cpu", "0-1,3").returncode == 0
+    done = validate("migrated", "--cpu", "2")
+    assert done.returncode == FAILED
+    assert checks_of(done)["life.continues"]["cpus"] == [2]
 
 
 def test_hotplug_is_announced(machine, validate):

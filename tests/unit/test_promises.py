@@ -28,7 +28,7 @@ def test_the_table_is_that_of_the_code(promises):
 
 
 def test_a_promise_that_nobody_checks_stands_as_a_hole(promises):
-    checks = [check for check in catalogue() if check.clause != Clause.MONOTONIC]
+    checks = [check for check in catalogue() if Clause.MONOTONIC not in (check.clause, *check.also)]
     rows = promises.table(checks, {}).splitlines()
     (row,) = (row for row in rows if row.startswith(f"| {Clause.MONOTONIC.text} "))
     assert "a hole: no check" in row
@@ -40,6 +40,13 @@ def test_each_check_is_in_it_with_its_faults(promises):
     rows = promises.table([check, twin], {"counter.grows": ["frozen", "frozen", "capped"]})
     assert "| `counter.grows` (must, high) | frozen; capped |\n" in rows
     assert "| as above | | `counter.twin` (must, high) | **a hole: no fault** |\n" in rows
+
+
+def test_a_check_stands_by_each_promise_that_it_sees_broken(promises):
+    (check,) = (check for check in catalogue() if check.id == "gaps.lost")
+    assert check.also
+    rows = promises.table([check], {}).splitlines()
+    assert len([row for row in rows if "`gaps.lost`" in row]) == 1 + len(check.also)
 
 
 def test_no_two_promises_are_one():

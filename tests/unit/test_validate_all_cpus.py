@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Every check lists all CPUs that break its promise: here those are 1 and 3 of five."""
+"""Every check lists all CPUs that break its promise: here those are 1 and 3 of five.
+
+Whatever it finds, its figures are by the JSON Schema of the report.
+"""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from reportschema import outcome_is_by_schema
 
-from guestpv.latency.observation import OBSERVATION
+from guestpv.latency.naps import NAP, NAP_NS
+from guestpv.latency.observation import LONG_GAP, OBSERVATION
 from guestpv.page.abi import Origin, State
 from guestpv.page.layout import ENTRY
 from guestpv.source.reader import SNAPSHOT
-from guestpv.validate import counter, gaps, life
+from guestpv.validate import Outcome, catalogue, counter, gaps, host, life
 from guestpv.validate.disruption import Resumed, Switched
+from guestpv.validate.guest import Guest
+from guestpv.validate.hostaccount import HostView
 
 SECOND = 1_000_000_000
 CPUS = range(5)
@@ -37,14 +44,25 @@ def snapshot(time_ns, stolen_ns=SECOND):
     return counts
 
 
-def guest_of(observed):
+def guest_of(observed, long_gaps=()):
     watched = SimpleNamespace(
         rows=observed,
         judged=observed,
+        long_gaps=np.array(list(long_gaps), LONG_GAP),
         interrupts_ns=np.zeros(len(CPUS), np.int64),
         after=snapshot(11 * SECOND, 2 * SECOND),
     )
-    return SimpleNamespace(watched=watched, first=snapshot(1), asked=list(CPUS))
+    guest = SimpleNamespace(watched=watched, first=snapshot(1), asked=list(CPUS))
+    guest.proportions = Guest.proportions.func(guest)
+    return guest
+
+
+def judged(judge, guest):
+    """The finding, of which a report can be made."""
+    (check,) = (check for check in catalogue() if check.judge is judge)
+    finding = judge(guest)
+    outcome_is_by_schema(Outcome(check, finding, 0.0))
+    return finding
 
 
 @pytest.mark.parametrize(
@@ -61,27 +79,79 @@ def guest_of(observed):
 )
 def test_of_what_was_watched(judge, fields):
     observed = rows()
-    assert judge(guest_of(observed)).verdict == "pass"
+    assert judged(judge, guest_of(observed)).verdict == "pass"
     for field, value in fields.items():
         observed[field][BROKEN] = value
-    finding = judge(guest_of(observed))
+    finding = judged(judge, guest_of(observed))
     assert finding.cpus == tuple(BROKEN)
     assert finding.text.startswith("cpu1,3, on cpu")
+
+
+def long_gaps(length_ns=lambda cpu, i: 8_000_000 + 4_000_000 * (i % 5) + 1000 * i, counted=None):
+    """A hundred on each vCPU; *counted*: what of a gap of a CPU that breaks its promise."""
+    for cpu in CPUS:
+        for i in range(100):
+            stolen_ns = length_ns(cpu, i)
+            told_ns = counted(i, stolen_ns) if counted and cpu in BROKEN else stolen_ns
+            yield (cpu, i * 50_000_000, stolen_ns + 300_000, told_ns, 0)
+
+
+@pytest.mark.parametrize(
+    ("judge", "counted"),
+    [
+        (gaps.proportional, lambda i, ns: ns // 2),
+        (gaps.proportional, lambda i, ns: min(ns, 9_000_000)),
+        (gaps.lost, lambda i, ns: ns if i % 7 else 0),
+    ],
+    ids=["half", "capped", "one in seven"],
+)
+def test_of_long_gaps(judge, counted):
+    assert judged(judge, guest_of(rows(), long_gaps())).verdict == "pass"
+    finding = judged(judge, guest_of(rows(), long_gaps(counted=counted)))
+    assert (finding.verdict, finding.cpus) == ("fail", tuple(BROKEN))
+    assert judged(judge, guest_of(rows())).verdict == "skip"
+
+
+def test_of_sleep():
+    guest = guest_of(rows())
+    guest.naps = {cpu: np.zeros(50, NAP) for cpu in CPUS}
+    assert judged(counter.idle, guest).verdict == "pass"
+    for cpu in BROKEN:
+        guest.naps[cpu]["grown_ns"] = NAP_NS // 10 * cpu
+    finding = judged(counter.idle, guest)
+    assert finding.cpus == tuple(BROKEN)
+    assert finding.text == "cpu1,3, on cpu3: 30.0 % of its sleep was counted"
+
+
+def test_of_the_hosts_account():
+    def view(time_ns, run_delay_ns):
+        counts = snapshot(time_ns, time_ns)
+        return HostView(counts, dict.fromkeys(CPUS, run_delay_ns), counts)
+
+    ends = view(SECOND, 0), view(3 * SECOND, 2 * SECOND)
+    guest = guest_of(rows())
+    guest.watched.host = ends
+    assert judged(host.agrees, guest).verdict == "pass"
+    for cpu in BROKEN:
+        ends[1].run_delay_ns[cpu] += cpu * SECOND
+    finding = judged(host.agrees, guest)
+    assert finding.cpus == tuple(BROKEN)
+    assert finding.text.startswith("cpu1,3, on cpu3: the host 5000.0 ms")
 
 
 @pytest.mark.parametrize("fields", [{"other_decreases": 1}, {"other_advances": 0}])
 def test_it_is_the_cpu_that_was_seen_that_is_blamed(fields):
     observed = rows()
-    assert counter.remote(guest_of(observed)).verdict == "pass"
+    assert judged(counter.remote, guest_of(observed)).verdict == "pass"
     for field, value in fields.items():
         observed[field][[0, 2]] = value  # which look at 1 and 3
-    assert counter.remote(guest_of(observed)).cpus == tuple(BROKEN)
+    assert judged(counter.remote, guest_of(observed)).cpus == tuple(BROKEN)
 
 
 def test_a_count_that_is_lower_than_when_the_run_began():
     guest = guest_of(rows())
     guest.watched.after["stolen_ns"][BROKEN] = 5
-    assert counter.monotonic(guest).cpus == tuple(BROKEN)
+    assert judged(counter.monotonic, guest).cpus == tuple(BROKEN)
 
 
 def switched(cpu, epochs, grown_ns):
@@ -96,10 +166,10 @@ def switched(cpu, epochs, grown_ns):
 def test_counts_over_hotplug(epochs, grown_ns):
     """Anew from zero, or on from where it was: another hypervisor than KVM may do either."""
     hotplug = [switched(cpu, cpu % 2, SECOND // 2) for cpu in CPUS]
-    assert life.hotplug(SimpleNamespace(hotplug=hotplug)).verdict == "pass"
+    assert judged(life.hotplug, SimpleNamespace(hotplug=hotplug)).verdict == "pass"
     for cpu in BROKEN:
         hotplug[cpu] = switched(cpu, epochs, grown_ns)
-    assert life.hotplug(SimpleNamespace(hotplug=hotplug)).cpus == tuple(BROKEN)
+    assert judged(life.hotplug, SimpleNamespace(hotplug=hotplug)).cpus == tuple(BROKEN)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +179,9 @@ def test_counts_over_hotplug(epochs, grown_ns):
 def test_counts_over_sleep(field, value):
     ipas = [64 * cpu for cpu in CPUS]
     resumed = Resumed(snapshot(1), ipas, snapshot(2), list(ipas), SECOND)
-    assert life.suspend(SimpleNamespace(suspended=resumed)).verdict == "pass"
+    assert judged(life.suspend, SimpleNamespace(suspended=resumed)).verdict == "pass"
     resumed.after[field][BROKEN] = value
-    assert life.suspend(SimpleNamespace(suspended=resumed)).cpus == tuple(BROKEN)
+    assert judged(life.suspend, SimpleNamespace(suspended=resumed)).cpus == tuple(BROKEN)
 
 
 def test_structures_that_moved():
@@ -119,4 +189,4 @@ def test_structures_that_moved():
     resumed = Resumed(snapshot(1), ipas, snapshot(2), list(ipas), SECOND)
     for cpu in BROKEN:
         resumed.ipas_after[cpu] += 4096
-    assert life.suspend(SimpleNamespace(suspended=resumed)).cpus == tuple(BROKEN)
+    assert judged(life.suspend, SimpleNamespace(suspended=resumed)).cpus == tuple(BROKEN)

@@ -29,6 +29,7 @@ from guestpv.page import abi
 from guestpv.page.abi import State
 from guestpv.validate import Effect, Level, Severity, Unjudged, catalogue, run, select
 from guestpv.validate.check import Check, Needs, failed, passed, warned
+from guestpv.validate.life_events import IDS
 
 REPLACING = """
 import signal, sys, time
@@ -161,7 +162,7 @@ def test_evidence_that_can_not_be_had_is_tried_once():
     guest = Guest()
     checks = [
         Check(
-            *(id, "", "", Level.MUST, Severity.HIGH, effect, True, Needs.INDEX),
+            *(id, "", "", (), Level.MUST, Severity.HIGH, effect, True, Needs.INDEX),
             judge=lambda guest: passed("fine"),
         )
         for id, effect in (
@@ -289,6 +290,24 @@ def test_cpus_that_were_never_there_are_not_missed(machine, guestpv):
     assert json.loads(done.stdout)["left_out"] == [{"cpus": [3], "why": "it was never online"}]
 
 
+def test_of_512_possible_cpus_two_are_there(machine_of, guestpv):
+    machine = machine_of(512)
+    for cpu in range(2, 512):
+        machine.enter(cpu, state=State.ABSENT, offset=0)
+        for call in abi.CALLS:
+            machine.entries[call][cpu] = abi.NOT_CALLED
+    command = ("validate", "--source", machine.path)
+    done = guestpv(*command, "--require", "all-cpus")
+    assert done.returncode == 0
+    assert "Left out: cpu2-511: it was never online.\n" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) < 200
+    done = guestpv(*command, "--json", "--cpu", "2-511")
+    assert done.returncode == NOT_JUDGED
+    assert {check["verdict"] for check in checks_of(done.stdout).values()} == {"skip"}
+    machine.entries["features_self"][:2] = -1
+    assert guestpv(*command).returncode == FAILED
+
+
 def test_a_requirement_that_is_none_is_refused(machine, guestpv):
     done = guestpv("validate", "--source", machine.path, "--require", "contended,luck")
     assert (done.returncode, done.stdout) == (2, "")
@@ -363,6 +382,39 @@ def test_without_a_source_there_are_reports_all_the_same(machine, guestpv, tmp_p
     tap = guestpv("validate", "--tap", "--source", source)
     assert tap.returncode == done.returncode
     assert tap.stdout.count("not ok") == len(catalogue()) + 2
+
+
+OTHER = {"machine": "another", "boot_id": "another", "instance": "0x1"}
+REPORTS = {"--json": "{", "--tap": "TAP version 14\n"}
+
+
+@pytest.mark.parametrize("form", REPORTS)
+@pytest.mark.parametrize(
+    ("change", "code", "what"),
+    [
+        (lambda record: {**record, **OTHER}, 2, "another machine"),
+        (lambda record: {**record, "schema": "guestpv.validate-record/2"}, 5, "its schema is"),
+        (lambda record: {"schema": record["schema"]}, 5, "is missing"),
+        (lambda record: [], 5, "no JSON object"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_told_with_reports(
+    machine, guestpv, tmp_path, form, change, code, what
+):
+    """Whatever else is wrong here: nothing is judged by it."""
+    before, file = tmp_path / "before.json", tmp_path / "x"
+    command = ("validate", "--source", machine.path)
+    assert guestpv(*command, "--record", str(before)).returncode == 0
+    before.write_text(json.dumps(change(json.loads(before.read_text()))))
+    machine.restart(1)
+    compared = ("--compare", str(before), "--event", "migrated", "--junit", str(file))
+    done = guestpv(*command, *compared, form)
+    assert done.returncode == code
+    assert what in done.stderr
+    assert done.stdout.startswith(REPORTS[form])
+    report = JUnitXml.fromfile(str(file))
+    assert (report.failures, report.errors) == (1, len(IDS) + 1)
+    assert what in ElementTree.tostring(ElementTree.parse(file).getroot(), "unicode")
 
 
 def test_interrupted_before_there_is_a_verdict(replaced):
