@@ -63,6 +63,8 @@ def smccc(guest: Guest) -> Finding:
         return failed(f"{text}, and no conduit: the hypervisor can't be asked", _ASK)
     if int(guest.reader.header["smccc_version"]) < _SMCCC_1_1:
         return failed(text, _ASK)
+    if guest.options.cpus is not None and not guest.asked:
+        return skipped("no CPU that --cpu names was asked by it")
     return passed(text)
 
 

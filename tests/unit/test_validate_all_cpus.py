@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from reportschema import outcome_is_by_schema
 
-from guestpv.latency.naps import NAP, NAP_NS
+from guestpv.latency.naps import NAP, NAP_NS, Slept
 from guestpv.latency.observation import LONG_GAP, OBSERVATION
 from guestpv.page.abi import Origin, State
 from guestpv.page.layout import ENTRY
@@ -88,9 +88,9 @@ def test_of_what_was_watched(judge, fields):
 
 
 def long_gaps(length_ns=lambda cpu, i: 8_000_000 + 4_000_000 * (i % 5) + 1000 * i, counted=None):
-    """A hundred on each vCPU; *counted*: what of a gap of a CPU that breaks its promise."""
+    """Many on each vCPU; *counted*: what of a gap of a CPU that breaks its promise."""
     for cpu in CPUS:
-        for i in range(100):
+        for i in range(400):
             stolen_ns = length_ns(cpu, i)
             told_ns = counted(i, stolen_ns) if counted and cpu in BROKEN else stolen_ns
             yield (cpu, i * 50_000_000, stolen_ns + 300_000, told_ns, 0)
@@ -114,10 +114,10 @@ def test_of_long_gaps(judge, counted):
 
 def test_of_sleep():
     guest = guest_of(rows())
-    guest.naps = {cpu: np.zeros(50, NAP) for cpu in CPUS}
+    guest.naps = {cpu: Slept(np.zeros(50, NAP), 0.0) for cpu in CPUS}
     assert judged(counter.idle, guest).verdict == "pass"
     for cpu in BROKEN:
-        guest.naps[cpu]["grown_ns"] = NAP_NS // 10 * cpu
+        guest.naps[cpu].naps["grown_ns"] = NAP_NS // 10 * cpu
     finding = judged(counter.idle, guest)
     assert finding.cpus == tuple(BROKEN)
     assert finding.text == "cpu1,3, on cpu3: 30.0 % of its sleep was counted"
