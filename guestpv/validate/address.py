@@ -6,14 +6,27 @@ from itertools import pairwise
 from guestpv.cpulist import listed
 from guestpv.page.abi import STRUCTURE_ALIGNMENT, Fault, State
 from guestpv.page.names import fault_text
-from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
+from guestpv.validate.check import (
+    Effect,
+    Finding,
+    Level,
+    Severity,
+    check,
+    failed,
+    passed,
+    skipped,
+    warned,
+)
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 from guestpv.validate.iomem import is_reserved_ram
 
-_CLAUSE = "DEN0057A, 3.2.2"
 _OF_THE_ADDRESS = (Fault.UNALIGNED, Fault.OUT_OF_RANGE, Fault.SYSTEM_RAM, Fault.OVERLAP)
 """Faults that have checks of their own."""
-_ADVICE = "the hypervisor returned an address that no guest may map; guestpv did not"
+_ADVICE = (
+    "no guest may map it, and guestpv did not: show this report (--json) to whoever runs the"
+    " hypervisor"
+)
 _GIVE = (
     "have the VMM give each vCPU a structure; a guest that was moved here from a host without"
     " PV-time has to be rebooted, so that its kernel asks"
@@ -24,7 +37,7 @@ _UNKNOWN = "no address is known: the kernel keeps them, and where was not to be 
 @check(
     "address.given",
     "Every vCPU that is online has a structure",
-    _CLAUSE,
+    Clause.GIVEN,
     live=False,
     level=Level.MUST,
 )
@@ -35,8 +48,7 @@ def given(guest: Guest) -> Finding:
     if guest.probed and not _known(guest) and not _without(guest):
         return skipped(_UNKNOWN)
     if without := _without(guest):
-        why = fault_text(entries["fault"][without[0]])
-        return failed(f"cpu{listed(without)}: none: {why}", _GIVE, cpus=without)
+        return failed(f"none: {fault_text(entries['fault'][without[0]])}", _GIVE).on(without)
     return passed(f"{len(guest.asked)} structures")
 
 
@@ -53,7 +65,11 @@ def _without(guest: Guest) -> list[int]:
 
 
 @check(
-    "address.aligned", "A structure is aligned to 64 bytes", _CLAUSE, live=False, level=Level.MUST
+    "address.aligned",
+    "A structure is aligned to 64 bytes",
+    Clause.ALIGNED,
+    live=False,
+    level=Level.MUST,
 )
 def aligned(guest: Guest) -> Finding:
     return _without_fault(guest, Fault.UNALIGNED, f"to {STRUCTURE_ALIGNMENT} bytes")
@@ -62,9 +78,10 @@ def aligned(guest: Guest) -> Finding:
 @check(
     "address.range",
     "A structure is inside the physical address size",
-    "ID_AA64MMFR0_EL1.PARange",
+    Clause.ADDRESSABLE,
     live=False,
     level=Level.DERIVED,
+    severity=Severity.CRITICAL,
 )
 def in_range(guest: Guest) -> Finding:
     return _without_fault(guest, Fault.OUT_OF_RANGE, "inside")
@@ -73,9 +90,10 @@ def in_range(guest: Guest) -> Finding:
 @check(
     "address.ram",
     "A structure is outside of the memory that the guest's kernel gives to programs",
-    f"{_CLAUSE}; Linux, pvtime.rst: in a reserved region of the normal memory",
+    Clause.RESERVED,
     live=False,
     level=Level.SHOULD,
+    severity=Severity.CRITICAL,
 )
 def outside_ram(guest: Guest) -> Finding:
     """In memory that is reserved and mapped it may be; guestpv can't show that to users."""
@@ -84,18 +102,17 @@ def outside_ram(guest: Guest) -> Finding:
     ipas = {cpu: int(entries["ipa"][cpu]) for cpu in inside}
     if guest.live and inside and all(map(is_reserved_ram, ipas.values())):
         return warned(
-            f"cpu{listed(inside)}: {ipas[inside[0]]:#x}: in a reserved part of System RAM",
+            f"{ipas[inside[0]]:#x}: in a reserved part of System RAM",
             "the interface allows that, but guestpv maps no page of System RAM to users, since the"
             " kernel may keep anything beside the structure: have the region marked no-map",
-            cpus=inside,
-        )
+        ).on(inside)
     return _without_fault(guest, Fault.SYSTEM_RAM, "outside of System RAM")
 
 
 @check(
     "address.apart",
     "Each vCPU has a structure of its own",
-    _CLAUSE,
+    Clause.ONE_EACH,
     live=False,
     level=Level.DERIVED,
 )
@@ -113,17 +130,21 @@ def apart(guest: Guest) -> Finding:
 @check(
     "address.stable",
     "A vCPU that was offline has its structure where it was",
-    "Linux, arch/arm64/kvm/pvtime.c: the base is set once, by the VMM",
+    Clause.BASE_STAYS,
     Effect.HOTPLUG,
     level=Level.KVM,
 )
 def stable(guest: Guest) -> Finding:
     if isinstance(guest.hotplug, str):
         return skipped(guest.hotplug)
-    for switched in guest.hotplug:
-        before, after = int(switched.entry_before["ipa"]), int(switched.entry_after["ipa"])
-        if before != after:
-            return failed(f"cpu{switched.cpu}: {before:#x} before, {after:#x} after", _ADVICE)
+    ipas = {
+        switched.cpu: (int(switched.entry_before["ipa"]), int(switched.entry_after["ipa"]))
+        for switched in guest.hotplug
+    }
+    moved = [cpu for cpu, (before, after) in ipas.items() if before != after]
+    if moved:
+        before, after = ipas[moved[0]]
+        return failed(f"{before:#x} before, {after:#x} after").on(moved)
     return passed(f"cpu{listed([switched.cpu for switched in guest.hotplug])}: where it was")
 
 
@@ -132,9 +153,9 @@ def _without_fault(guest: Guest, fault: Fault, text: str) -> Finding:
     entries = guest.entries
     if not _known(guest):
         return skipped("no structure was given" if _without(guest) else _UNKNOWN)
-    for cpu in guest.asked:
-        if entries["fault"][cpu] == fault:
-            return failed(f"cpu{cpu}: {int(entries['ipa'][cpu]):#x}: {fault.text}", _ADVICE)
+    cpus = [cpu for cpu in guest.asked if entries["fault"][cpu] == fault]
+    if cpus:
+        return failed(f"{int(entries['ipa'][cpus[0]]):#x}: {fault.text}", _ADVICE).on(cpus)
     return passed(text)
 
 

@@ -6,19 +6,19 @@ from difflib import get_close_matches
 
 from guestpv.validate import (
     address,
-    compare,
     counter,
     discovery,
     gaps,
     host,
     kernel,
     life,
+    life_events,
     smccc,
     structure,
 )
 from guestpv.validate.check import CHECKS, Check
 
-_GROUPS = (discovery, smccc, address, structure, counter, gaps, kernel, host, life, compare)
+_GROUPS = (discovery, smccc, address, structure, counter, gaps, kernel, host, life, life_events)
 """Each module entered its checks when it was imported; this is their order."""
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 from guestpv.validate.proportion import Line, Proportion
 
-_CLAUSE = "follows from DEN0057A, 3.2.2: a vCPU that runs is not stolen from"
 _ERROR_NS = 1_000_000
 _STOOD_STILL_NS = 1_000_000_000
 
@@ -41,7 +41,7 @@ _WAY_OUT = (
 @check(
     "gaps.bound",
     "No more is reported as stolen than is missing",
-    _CLAUSE,
+    Clause.ONLY_INVOLUNTARY,
     Effect.LOAD,
     level=Level.DERIVED,
 )
@@ -50,51 +50,58 @@ def bound(guest: Guest) -> Finding:
     rows = rows[(rows["restarts"] == 0) & (rows["unknown"] == 0)]  # else it's not one difference
     if not len(rows):
         return skipped("no count went on from the beginning to the end")
+    wrong: dict[int, tuple[int, int]] = {}
+    """By CPU, what was reported and what can be missing at most."""
     for row in rows:
         reported_ns = int(row["last_ns"]) - int(row["first_ns"])
         # A step takes two looks. What the looks did not need, as fast as they can be, is missing.
         needed_ns = int(row["looks"]) * int(row["step_ns"]) // 2
         missing_ns = int(row["ended_ns"] - row["began_ns"]) - needed_ns
         if reported_ns > missing_ns + _ERROR_NS:
-            return failed(
-                f"cpu{row['cpu']}: {reported_ns / 1e6:.1f} ms were reported, and no more than"
-                f" {missing_ns / 1e6:.1f} ms can be missing",
-                cpu=int(row["cpu"]),
-                reported_ns=reported_ns,
-                missing_ns=missing_ns,
-            )
+            wrong[int(row["cpu"])] = reported_ns, missing_ns
+    if wrong:
+        cpu, (reported_ns, missing_ns) = next(iter(wrong.items()))
+        return failed(
+            f"{reported_ns / 1e6:.1f} ms were reported, and no more than"
+            f" {missing_ns / 1e6:.1f} ms can be missing",
+            cpu=cpu,
+            reported_ns=reported_ns,
+            missing_ns=missing_ns,
+        ).on(wrong)
     return passed(f"on cpu{listed(rows['cpu'].tolist())}")
 
 
 @check(
     "gaps.proportion",
     "The count grows by what is missing in one piece",
-    f"{_CLAUSE}; and one that does not run, though it could, is",
+    Clause.NANOSECONDS,
     Effect.LOAD,
     level=Level.MUST,
 )
 def proportional(guest: Guest) -> Finding:
     whole, each = guest.proportions
-    cpus = list(each)
     figures: dict[str, Any] = {
         "gaps": whole.gaps,
         "switched": whole.switched,
-        "interrupts_ns": guest.watched.interrupts_ns[cpus].tolist(),
-        "factors": {
-            f"cpu{cpu}": one.line and round(one.line.factor, 6) for cpu, one in each.items()
-        },
+        "factors": [
+            {
+                "cpu": cpu,
+                "factor": one.line and round(one.line.factor, 6),
+                "interrupts_ns": int(guest.watched.interrupts_ns[cpu]),
+            }
+            for cpu, one in each.items()
+        ],
         "long_gaps": guest.watched.long_gaps.tolist(),
     }
     capped = [cpu for cpu, one in each.items() if one.cap_ns]
     if capped:
         cap_ns = each[capped[0]].cap_ns
         return failed(
-            f"cpu{listed(capped)}: no more than {cap_ns / 1e6:.3f} ms are counted of a gap, however"
-            " long it is",
+            f"no more than {cap_ns / 1e6:.3f} ms are counted of a gap, however long it is",
             "every figure that rests on this count is too low when it matters most: ask who runs"
             " the hypervisor",
             **figures,
-        )
+        ).on(capped)
     if whole.line is None:
         return _no_line(whole, figures)
     figures |= {
@@ -109,15 +116,15 @@ def proportional(guest: Guest) -> Finding:
         if one.line and is_off(one, one.line, _TOLERANCE_OF_ONE)
     }
     if off or is_off(whole, whole.line, _TOLERANCE if len(each) > 1 else _TOLERANCE_OF_ONE):
-        wrong = list(off) or cpus
-        line = min(off.values(), key=_width) if off else whole.line  # the surest
+        surest_first = sorted(off, key=lambda cpu: _width(off[cpu]))
+        line = off[surest_first[0]] if off else whole.line
         return failed(
-            f"cpu{listed(wrong)}: {_said(line)} of what is missing is counted, in"
-            f" {whole.gaps:,} gaps{_looks_like(line)}",
+            f"{_said(line)} of what is missing is counted, in {whole.gaps:,} gaps"
+            f"{_looks_like(line)}",
             f"take {1 / line.factor:.3g} times what it says for an estimate, and ask who runs the"
             " hypervisor",
             **figures,
-        )
+        ).on(surest_first or each)
     text = f"{_said(whole.line)} of what is missing is counted, in {whole.gaps:,} gaps"
     if whole.muddled:
         return warned(
@@ -186,9 +193,10 @@ def _looks_like(line: Line) -> str:
 @check(
     "gaps.lost",
     "No gap that is as long as those that are counted is left out",
-    f"{_CLAUSE}; and one that does not run, though it could, is",
+    Clause.INVOLUNTARY,
     Effect.LOAD,
     level=Level.MUST,
+    also=(Clause.BEFORE_IT_RUNS,),
 )
 def lost(guest: Guest) -> Finding:
     whole, each = guest.proportions
@@ -209,13 +217,12 @@ def lost(guest: Guest) -> Finding:
         return _no_line(whole, figures)
     if losing:
         return failed(
-            f"cpu{listed(losing)}: {text}, {whole.alike:,} of them as long as those that were; had"
-            " the host lost those itself, more than"
-            f" {max(1, math.floor(_TOGETHER * whole.joined_expected)):,} of the others would have"
-            f" one in them, and {whole.joined:,} have",
+            f"{text}, {whole.alike:,} of them as long as those that were; had the host lost those"
+            f" itself, more than {max(1, math.floor(_TOGETHER * whole.joined_expected)):,} of the"
+            f" others would have one in them, and {whole.joined:,} have",
             "the host takes slices of time and does not report all of them: ask who runs it",
             **figures,
-        )
+        ).on(losing)
     if whole.uncounted > max(_LOST, whole.gaps // 4) or whole.alike >= _LOST:
         return warned(f"{text}, maybe since the host lost time itself", _WAY_OUT, **figures)
     text += ": the host lost that time itself, maybe" if whole.uncounted else ""
@@ -250,7 +257,7 @@ def _at_most(times: int, mean: float) -> float:
 @check(
     "gaps.share",
     "What is missing is reported as stolen",
-    f"{_CLAUSE}; the rest is the guest's own: interrupts, other tasks",
+    Clause.INVOLUNTARY,
     Effect.LOAD,
     level=Level.DERIVED,
 )
@@ -265,14 +272,15 @@ def share(guest: Guest) -> Finding:
         "gaps": int(rows["gaps"].sum()),
         "longest_ns": int(rows["longest_ns"].max()),
     }
-    worst = rows[int(np.argmax(rows["unaccounted_ns"]))]
-    if worst["unaccounted_ns"] >= _STOOD_STILL_NS:
+    stood_still = rows[rows["unaccounted_ns"] >= _STOOD_STILL_NS]
+    if len(stood_still):
+        stood_still = stood_still[np.argsort(stood_still["unaccounted_ns"])[::-1]]
         return warned(
-            f"cpu{worst['cpu']}: {int(worst['unaccounted_ns']) / 1e9:.1f} s are missing in one"
+            f"{int(stood_still[0]['unaccounted_ns']) / 1e9:.1f} s are missing in one"
             " piece, and not reported as stolen",
             "the VM was paused, or its host lost time itself",
             **figures,
-        )
+        ).on(stood_still["cpu"])
     if not gaps_ns:
         return passed("nothing is missing", **figures)
     return passed(

@@ -9,7 +9,6 @@ from functools import wraps
 
 import numpy as np
 
-from guestpv.cpulist import listed
 from guestpv.driver.ask import REGISTERS, SENTINEL, SVE_HINT, UPPER, Calls
 from guestpv.page.abi import (
     CALLS,
@@ -19,7 +18,18 @@ from guestpv.page.abi import (
     PV_TIME_ST,
     PV_TIME_ST_DRAFT,
 )
-from guestpv.validate.check import Finding, Level, Needs, check, failed, passed, skipped, warned
+from guestpv.validate.check import (
+    Finding,
+    Level,
+    Needs,
+    Severity,
+    check,
+    failed,
+    passed,
+    skipped,
+    warned,
+)
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 
 _VERSION, _ARCH_FEATURES = 0x80000000, 0x80000001
@@ -37,17 +47,18 @@ _AT_LOAD = {
 }
 """Calls that the index has the answers of, too, by their field in it."""
 
-_DEN0028 = "DEN0028"
 _REPORT = "report it to who makes the hypervisor"
 
 Judge = Callable[[Calls], Finding]
 
 
-def _rule(id: str, promise: str, clause: str) -> Callable[[Judge], Judge]:
+def _rule(
+    id: str, promise: str, clause: Clause, severity: Severity | None = None
+) -> Callable[[Judge], Judge]:
     """Enter the decorated function into the catalogue, as a check of nothing but the calls."""
 
     def enter(judge: Judge) -> Judge:
-        @check(id, promise, clause, level=Level.MUST, needs=Needs.ANSWERS)
+        @check(id, promise, clause, level=Level.MUST, severity=severity, needs=Needs.ANSWERS)
         @wraps(judge)
         def judged(guest: Guest) -> Finding:
             answers = guest.answers
@@ -61,7 +72,8 @@ def _rule(id: str, promise: str, clause: str) -> Callable[[Judge], Judge]:
 @_rule(
     "smccc.registers",
     "A call keeps x4 to x17",
-    f"{_DEN0028}, from SMCCC 1.1 on",
+    Clause.REGISTERS,
+    Severity.CRITICAL,
 )
 def registers(calls: Calls) -> Finding:
     sentinels = SENTINEL | np.arange(_FIRST_KEPT, REGISTERS, dtype=np.uint64)
@@ -71,33 +83,36 @@ def registers(calls: Calls) -> Finding:
         cpus = np.unique(calls["cpu"][changed.any(axis=1)]).tolist()
         names = [f"x{_FIRST_KEPT + n}" for n in np.flatnonzero(changed.any(axis=0))]
         return failed(
-            f"cpu{listed(cpus)}: {', '.join(names)} changed, as by {_call(first)}",
+            f"{', '.join(names)} changed, as by {_call(first)}",
             "a guest's kernel has values in them across a call, and goes wrong in places that have"
             f" nothing to do with it: run no guest there, and {_REPORT}",
-            cpus=cpus,
             registers=names,
-        )
+        ).on(cpus)
     return passed(f"{len(calls)} calls")
 
 
 @_rule(
     "smccc.hint",
     "The SVE hint in a function's number, bit 16, changes no answer",
-    f"{_DEN0028}, from SMCCC 1.3 on; before that no function has such a number",
+    Clause.SVE_HINT,
 )
 def hint(calls: Calls) -> Finding:
     hinted = (calls["function"] & SVE_HINT) != 0
     known = min(int(each["x"][0]) for each in calls[calls["function"] == _VERSION]) >= _SMCCC_1_3
+    different: dict[int, str] = {}
     for call in calls[hinted]:
         other = _answer(calls, call, int(call["function"]) & ~SVE_HINT, int(call["argument"]))
         answer = int(call["x"][0])
         if answer != other and (known or not answer & _REFUSED):
-            return failed(
-                f"cpu{call['cpu']}: {_call(call)} returned {_hex(answer)}, and {_hex(other)}"
-                " without the hint",
-                "Linux sets the bit where it may, and then finds no PV-time: the hypervisor has to"
-                " mask it, or to announce SMCCC 1.2 at most",
-            )
+            text = f"{_call(call)} returned {_hex(answer)}, and {_hex(other)} without the hint"
+            different.setdefault(int(call["cpu"]), text)
+    if different:
+        cpus = sorted(different)
+        return failed(
+            different[cpus[0]],
+            "Linux sets the bit where it may, and then finds no PV-time: the hypervisor has to"
+            " mask it, or to announce SMCCC 1.2 at most",
+        ).on(cpus)
     said = "makes no difference" if known else "is not defined before SMCCC 1.3, and harmless here"
     return passed(f"it {said}")
 
@@ -105,28 +120,31 @@ def hint(calls: Calls) -> Finding:
 @_rule(
     "smccc.upper",
     "The upper halves of x0 and of a 32-bit argument change no answer",
-    f"{_DEN0028}: a function's number is in w0, and such an argument in w1",
+    Clause.UPPER_HALVES,
 )
 def upper(calls: Calls) -> Finding:
+    different: dict[int, str] = {}
     for call in calls:
         function, argument = int(call["function"]), int(call["argument"])
         if not (function | argument) >> 32:
             continue
         other = _answer(calls, call, function & 0xFFFFFFFF, argument & 0xFFFFFFFF)
         if int(call["x"][0]) != other:
-            return failed(
-                f"cpu{call['cpu']}: {_call(call)} returned {_hex(int(call['x'][0]))}, and"
-                f" {_hex(other)} with zeroes above",
-                "a compiler may leave anything there: guests find PV-time or not by chance;"
-                f" {_REPORT}",
-            )
+            text = f"{_returned(call)}, and {_hex(other)} with zeroes above"
+            different.setdefault(int(call["cpu"]), text)
+    if different:
+        cpus = sorted(different)
+        return failed(
+            different[cpus[0]],
+            f"a compiler may leave anything there: guests find PV-time or not by chance; {_REPORT}",
+        ).on(cpus)
     return passed(f"with {UPPER >> 32:#x} there")
 
 
 @_rule(
     "smccc.undefined",
     "PV_TIME_FEATURES refuses every number that PV-time does not define",
-    "DEN0057A: the numbers of PV-time's calls",
+    Clause.FEATURES_REFUSES,
 )
 def undefined(calls: Calls) -> Finding:
     queries = calls[(calls["function"] == PV_TIME_FEATURES) & (calls["argument"] < UPPER)]
@@ -137,7 +155,7 @@ def undefined(calls: Calls) -> Finding:
 @_rule(
     "smccc.direct",
     "A call of a number that nobody defined is refused",
-    f"{_DEN0028}: an unknown function returns NOT_SUPPORTED",
+    Clause.UNKNOWN_FUNCTION,
 )
 def direct(calls: Calls) -> Finding:
     known = [_VERSION, _ARCH_FEATURES, PV_TIME_FEATURES]
@@ -151,23 +169,21 @@ def direct(calls: Calls) -> Finding:
 @_rule(
     "smccc.refusals",
     "A refusal is NOT_SUPPORTED, -1, as an int32 or an int64",
-    _DEN0028,
+    Clause.NOT_SUPPORTED,
 )
 def refusals(calls: Calls) -> Finding:
     refused = calls[(calls["x"][:, 0] & _REFUSED) != 0]
-    for call in refused:
-        if _signed(int(call["x"][0])) not in NOT_SUPPORTED:
-            return failed(
-                f"cpu{call['cpu']}: {_call(call)} returned {_hex(int(call['x'][0]))}",
-                f"a guest that asks for -1 takes it for another thing; {_REPORT}",
-            )
+    strange = refused[~np.isin(refused["x"][:, 0].view(np.int64), NOT_SUPPORTED)]
+    if len(strange):
+        advice = f"a guest that asks for -1 takes it for another thing; {_REPORT}"
+        return failed(_returned(strange[0]), advice).on(np.unique(strange["cpu"]))
     return passed(f"{len(refused)} refusals")
 
 
 @check(
     "smccc.same",
     "The hypervisor answers as it did when the module was loaded",
-    "DEN0057A: a property of the VM",
+    Clause.ALIKE,
     level=Level.DERIVED,
     needs=Needs.ANSWERS,
 )
@@ -176,16 +192,20 @@ def same(guest: Guest) -> Finding:
     if isinstance(guest.answers, str):
         return skipped(guest.answers)
     compared = 0
+    different: dict[int, str] = {}
     for field, call, before in _asked_at_load(guest, guest.answers):
         compared += 1
         now = int(call["x"][0])
         if now != before:
-            return warned(
-                f"cpu{call['cpu']}: {CALLS[field]} returned {_hex(before)} then, and"
-                f" {_hex(now)} now",
-                "the VM was moved to another hypervisor, or this one was changed: reboot the guest,"
-                " so that its kernel asks again",
-            )
+            text = f"{CALLS[field]} returned {_hex(before)} then, and {_hex(now)} now"
+            different.setdefault(int(call["cpu"]), text)
+    if different:
+        cpus = sorted(different)
+        return warned(
+            different[cpus[0]],
+            "the VM was moved to another hypervisor, or this one was changed: reboot the guest,"
+            " so that its kernel asks again",
+        ).on(cpus)
     return passed(f"{compared} answers") if compared else skipped("no CPU was asked twice")
 
 
@@ -208,14 +228,14 @@ def _answer(calls: Calls, call: np.void, function: int, argument: int) -> int:
 
 def _all_refused(calls: Calls, consequence: str) -> Finding:
     accepted = calls[(calls["x"][:, 0] & _REFUSED) == 0]
-    for call in accepted:
-        cpus = np.unique(accepted["cpu"]).tolist()
-        return failed(
-            f"cpu{listed(cpus)}: {_call(call)} returned {_hex(int(call['x'][0]))}",
-            f"{consequence}; {_REPORT}",
-            cpus=cpus,
-        )
+    if len(accepted):
+        advice = f"{consequence}; {_REPORT}"
+        return failed(_returned(accepted[0]), advice).on(np.unique(accepted["cpu"]))
     return passed(f"{len(calls)} were refused")
+
+
+def _returned(call: np.void) -> str:
+    return f"{_call(call)} returned {_hex(int(call['x'][0]))}"
 
 
 def _call(call: np.void) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Things that happen to a VM, and hosts that lose counts in them: judged from a record before it.
 
-Each is real but kexec, which is in tests/unit/test_compare.py, with records that are made up.
+Each is real but kexec, which is in tests/unit/test_life_events.py, with records that are made up.
 """
 
 import base64
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from reportschema import VALIDATOR
 
 from guestpv.page import abi
 from pvlab import Lab, kmod
@@ -57,7 +58,9 @@ def compare(lab: Lab, before: str, event: str, expect: int = 0) -> dict[str, dic
     done = lab.run(["guestpv", "validate", *options], input=before)
     assert done.returncode == expect, done
     assert "Traceback" not in done.stderr
-    checks = {check["id"]: check for check in json.loads(done.stdout)["checks"]}
+    report = json.loads(done.stdout)
+    VALIDATOR.validate(report)
+    checks = {check["id"]: check for check in report["checks"]}
     for id, check in checks.items():
         print(f"{event:12} {check['verdict']:4} {id:16} {check['text']}")
     return {id.removeprefix("life."): check for id, check in checks.items()}
@@ -91,7 +94,7 @@ def test_a_count_that_a_short_migration_loses_fails(lab):
     lose_counts(lab, 1)
     checks = compare(lab, before, "migrated", expect=FAILED)
     assert not_passed(checks) == {"continues": "fail"}
-    assert checks["continues"]["figures"]["cpus"] == [1]
+    assert checks["continues"]["cpus"] == [1]
     assert "found lower" in checks["continues"]["text"]
 
 
