@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -188,6 +189,21 @@ def lying(**lie: Any) -> Arrange:
 
 def leaping_at_hotplug(lab: Lab) -> AbstractContextManager[None]:
     return lab.creeping_count(ipa(1), by_ns=1 << 40)
+
+
+@contextmanager
+def counting_while_offline(lab: Lab) -> Iterator[None]:
+    """A count that goes on as the clock does, as if a CPU that is offline wanted to run."""
+    going_on = """
+    import time
+    was = time.monotonic_ns()
+    while True:
+        now = time.monotonic_ns()
+        write(8, (int.from_bytes(read(8, 8), "little") + now - was).to_bytes(8, "little"))
+        was = now
+    """
+    with lab.not_restarting(), lab.writing(ipa(1), dedent(going_on)):
+        yield
 
 
 @contextmanager
@@ -397,6 +413,13 @@ CLAIM = [
         leaping_at_hotplug,
         {"disruptive": True},
         says="it grew by",
+    ),
+    Fault(
+        "counts while it is offline",
+        "life.hotplug",
+        counting_while_offline,
+        {"disruptive": True},
+        says="in which it was offline are counted",
     ),
     Fault("set back", "life.suspend", stepping(0, -(10**9)), {"disruptive": True}, says="cpu0"),
 ]
