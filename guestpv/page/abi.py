@@ -18,6 +18,9 @@ PV_TIME_FEATURES_SMC32 = 0x85000020
 PV_TIME_ST_SMC32 = 0x85000021
 """This and the two before it must be refused."""
 
+FLAG_PROBE = 1
+"""In the header's flags: nothing but the index is mapped."""
+
 NO_COUNT = 2**64 - 1
 """In place of the first count of an epoch: none was seen that can be interpreted."""
 
@@ -91,6 +94,7 @@ class Fault(_Explained):
     UNREADABLE = 8, "the structure could not be mapped or read"
     MISMATCH = 9, "the count is not the one that the kernel reads"
     SHARED_PAGE = 10, "memory of a device is in the same page"
+    PROBED = 11, "the module was loaded to probe only"
 
 
 class Reason(_Explained):

@@ -32,6 +32,10 @@
  * hypervisor's affair, and need not even be backed. A load from there may end
  * in SIGBUS, so never copy the mapping as a whole.
  *
+ * A module that was loaded with probe=1 shows what was answered and which
+ * addresses were given, and no structure: GUESTPV_FLAG_PROBE is set,
+ * entry.offset is always 0, and no entry's state is online or offline.
+ *
  * poll(2) reports POLLIN and POLLPRI once the index has changed since the file
  * was opened or last read: read(2) of four bytes gives header.sequence, made
  * even, and has poll(2) wait for the next change.
@@ -54,6 +58,9 @@
 #define GUESTPV_PV_TIME_UNDEFINED	0xc500003fU
 #define GUESTPV_PV_TIME_FEATURES_SMC32	0x85000020U
 #define GUESTPV_PV_TIME_ST_SMC32	0x85000021U
+
+/* In header.flags: nothing but the index is mapped */
+#define GUESTPV_FLAG_PROBE	1ULL
 
 /* In place of the first count of an epoch: none was seen that can be interpreted */
 #define GUESTPV_NO_COUNT	(~0ULL)
@@ -123,6 +130,8 @@ enum guestpv_origin {
  * @GUESTPV_FAULT_MISMATCH: the count is not the one that the kernel reads
  * @GUESTPV_FAULT_SHARED_PAGE: memory of a device is in the same page, and would
  *	be mapped with it
+ * @GUESTPV_FAULT_PROBED: there was no other, but nothing is mapped, as the module
+ *	was loaded with probe=1; where the origin is none, the address is not known
  */
 enum guestpv_fault {
 	GUESTPV_FAULT_NONE		= 0,
@@ -136,6 +145,7 @@ enum guestpv_fault {
 	GUESTPV_FAULT_UNREADABLE	= 8,
 	GUESTPV_FAULT_MISMATCH		= 9,
 	GUESTPV_FAULT_SHARED_PAGE	= 10,
+	GUESTPV_FAULT_PROBED		= 11,
 };
 
 /**
@@ -169,10 +179,11 @@ enum guestpv_reason {
  * @page_size: the kernel's page size in bytes
  * @size: bytes of the whole mapping
  * @smccc_version: of the firmware interface: major in bits 30:16, minor in 15:0
- * @conduit: one of &enum guestpv_conduit
+ * @conduit: one of &enum guestpv_conduit; none only with GUESTPV_FLAG_PROBE, and
+ *	then nothing was called
  * @instance: a random number of this load of the module, never zero: epochs and
  *	counts of two instances can't be compared
- * @reserved: zero
+ * @flags: GUESTPV_FLAG_PROBE, or zero
  */
 struct guestpv_header {
 	__u64 magic;
@@ -186,7 +197,7 @@ struct guestpv_header {
 	__u32 smccc_version;
 	__u32 conduit;
 	__u64 instance;
-	__u64 reserved;
+	__u64 flags;
 };
 
 /**
@@ -204,7 +215,8 @@ struct guestpv_header {
  * @features_self: returned by PV_TIME_FEATURES(PV_TIME_FEATURES)
  * @features_st: returned by PV_TIME_FEATURES(PV_TIME_ST)
  * @features_st_draft: returned by PV_TIME_FEATURES(PV_TIME_ST_DRAFT)
- * @st_return: returned by the last PV_TIME_ST
+ * @st_return: returned by the last PV_TIME_ST; where @st_call is 0, by one that
+ *	was made though the query for it was refused, which must be, too
  * @features_undefined: returned by PV_TIME_FEATURES(PV_TIME_UNDEFINED)
  * @features_st_smc32: returned by PV_TIME_FEATURES(PV_TIME_ST_SMC32)
  * @features_smc32: returned by PV_TIME_FEATURES_SMC32(PV_TIME_FEATURES)
