@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What guestpv.source.mapped.MappedReader reads with. It is made open, and once
+ * What guestpv.source.mapped.MappedReader is made on. It is made open, and once
  * closed it stays so. Errors are raised by a function that it is given: the texts
  * are in Python.
  */
@@ -166,7 +166,7 @@ static PyObject *reader_read(PyObject *self, PyObject *cpu)
 	return read_cpu(self, cpu, make_reading);
 }
 
-/* header(), entries() and structure(cpu): memoryviews of all that is vouched for */
+/* _header(), _entries() and _structure(cpu): memoryviews of all that is vouched for */
 static PyObject *reader_header(PyObject *self, PyObject *Py_UNUSED(unused))
 {
 	struct reader *reader = (struct reader *)self;
@@ -298,10 +298,9 @@ release:
 	return NULL;
 }
 
-static struct reader *reader_alloc(PyTypeObject *type)
+static struct reader *reader_alloc(PyTypeObject *type, const struct native *native)
 {
 	allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-	struct native *native = PyType_GetModuleState(type);
 	struct reader *reader = (struct reader *)alloc(type, 0);
 
 	if (!reader)
@@ -313,10 +312,22 @@ static struct reader *reader_alloc(PyTypeObject *type)
 	return reader;
 }
 
+/* Of NativeReader, or of a class that Python made on it: that one has no module of its own. */
+static struct native *native_of(PyTypeObject *type)
+{
+	struct native *native;
+
+	while (!(native = PyType_GetModuleState(type))) {
+		PyErr_Clear();
+		type = PyType_GetSlot(type, Py_tp_base);
+	}
+	return native;
+}
+
 /* NativeReader(fd, header, refuse): the caller has checked the header, and says what is wrong. */
 static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-	struct native *native = PyType_GetModuleState(type);
+	struct native *native = native_of(type);
 	struct guestpv_header header;
 	struct reader *reader;
 	PyObject *refuse;
@@ -334,7 +345,7 @@ static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 		PyErr_SetString(PyExc_ValueError, "the header is not consistent");
 		return NULL;
 	}
-	reader = reader_alloc(type);
+	reader = reader_alloc(type, native);
 	if (!reader)
 		return NULL;
 	Py_INCREF(refuse);
@@ -376,6 +387,10 @@ static void reader_dealloc(PyObject *self)
 	Py_DECREF((PyObject *)type);
 }
 
+static PyObject *reader_own_reads(PyObject *cls, PyObject *unused);
+
+#define NR_READS 2 /* those that are called the most; they come first */
+
 static PyMethodDef reader_methods[] = {
 	{ "stolen_ns", reader_stolen_ns, METH_O,
 	  "stolen_ns($self, cpu, /)\n--\n\n"
@@ -384,26 +399,50 @@ static PyMethodDef reader_methods[] = {
 	  "read($self, cpu, /)\n--\n\n"
 	  "One CPU's structure as a whole, with its epoch: a Reading.\n\n"
 	  "Raises NoSuchCpuError, StructureError, BusyError, FormatError, and ValueError when closed." },
-	{ "fill", reader_fill, METH_O,
-	  "fill($self, rows, /)\n--\n\n"
-	  "Fill an array of SNAPSHOT, a row for each CPU." },
-	{ "observe", reader_observe, METH_VARARGS,
-	  "observe($self, cpu, other, duration_ns, gap_ns, long_ns, stop, log, /)\n--\n\n"
-	  "Sample a CPU's count for so long: the bytes of an OBSERVATION without its last field." },
-	{ "header", reader_header, METH_NOARGS,
-	  "header($self, /)\n--\n\n"
-	  "The index's header, live: a memoryview." },
-	{ "entries", reader_entries, METH_NOARGS,
-	  "entries($self, /)\n--\n\n"
-	  "The index's entries, live: a memoryview." },
-	{ "structure", reader_structure, METH_O,
-	  "structure($self, cpu, /)\n--\n\n"
-	  "The 64 bytes of a CPU's structure, live: a memoryview. Raises as read does." },
 	{ "close", reader_close, METH_NOARGS,
 	  "close($self, /)\n--\n\n"
-	  "Let go of the mapping, for good. Views of it keep it." },
+	  "Let go of the mapping, for good. May be called twice; reading afterwards is a ValueError.\n\n"
+	  "What was got from header, entries and structure stays good, and keeps the mapping." },
+	{ "observe", reader_observe, METH_VARARGS,
+	  "observe($self, cpu, other, duration_ns, gap_ns, long_ns, stop, log, /)\n--\n\n"
+	  "For guestpv.latency.observation: sample a CPU's count for so long.\n\n"
+	  "Returns the bytes of an OBSERVATION without its last field." },
+	{ "_fill", reader_fill, METH_O,
+	  "_fill($self, rows, /)\n--\n\n"
+	  "Fill an array of SNAPSHOT, a row for each CPU." },
+	{ "_header", reader_header, METH_NOARGS,
+	  "_header($self, /)\n--\n\n"
+	  "The index's header, live: a memoryview." },
+	{ "_entries", reader_entries, METH_NOARGS,
+	  "_entries($self, /)\n--\n\n"
+	  "The index's entries, live: a memoryview." },
+	{ "_structure", reader_structure, METH_O,
+	  "_structure($self, cpu, /)\n--\n\n"
+	  "The 64 bytes of a CPU's structure, live: a memoryview. Raises as read does." },
+	{ "_own_reads", reader_own_reads, METH_NOARGS | METH_CLASS,
+	  "_own_reads($type, /)\n--\n\n"
+	  "Give a class stolen_ns and read as methods of its own: they are called faster so." },
 	{ 0 },
 };
+
+/*
+ * _own_reads(): the class itself gets the reads. From a base, too, it would have
+ * them, but Python calls a method in C directly only if the object is of the very
+ * type that the method is of.
+ */
+static PyObject *reader_own_reads(PyObject *cls, PyObject *Py_UNUSED(unused))
+{
+	for (int nr = 0; nr < NR_READS; nr++) {
+		PyMethodDef *method = &reader_methods[nr];
+		PyObject *own = PyDescr_NewMethod((PyTypeObject *)cls, method);
+		int err = own ? PyObject_SetAttrString(cls, method->ml_name, own) : -1;
+
+		Py_XDECREF(own);
+		if (err)
+			return NULL;
+	}
+	Py_RETURN_NONE;
+}
 
 static PyType_Slot reader_slots[] = {
 	{ Py_tp_doc, "NativeReader(fd, header, refuse, /)\n--\n\n"
@@ -418,6 +457,6 @@ static PyType_Slot reader_slots[] = {
 PyType_Spec reader_spec = {
 	.name = "guestpv._native.NativeReader",
 	.basicsize = sizeof(struct reader),
-	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
 	.slots = reader_slots,
 };

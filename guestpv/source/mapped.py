@@ -3,8 +3,6 @@
 
 import os
 import stat
-from collections.abc import Callable
-from functools import partial
 from operator import index
 from typing import NoReturn, Self, SupportsIndex
 
@@ -26,10 +24,10 @@ from guestpv.page.abi import DEVICE
 from guestpv.page.names import fault_text
 from guestpv.page.since import since_text
 from guestpv.source.header import read_header
-from guestpv.source.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
+from guestpv.source.reader import SNAPSHOT, Reader, Snapshot, Source, check_rows
 
 
-class MappedReader(Reader):
+class MappedReader(NativeReader, Reader):
     """Reads the device, or a file of the same layout. `read` and `stolen_ns` are C.
 
     Beside the counts it shows what they come from, live and without a copy: `header`, `entries`
@@ -37,20 +35,12 @@ class MappedReader(Reader):
     given out here can raise SIGBUS, however it is copied.
     """
 
-    __slots__ = {  # with what help() says of them
-        **dict.fromkeys(("_cpus", "_entry_size", "_instance", "_native", "_source")),
-        "read": NativeReader.read.__doc__,
-        "stolen_ns": NativeReader.stolen_ns.__doc__,
-    }
+    __slots__ = ("_cpus", "_entry_size", "_instance", "_source")
 
     _cpus: tuple[int, ...]
     _entry_size: int
     _instance: int
-    _native: NativeReader
     _source: Source
-    # The native reader's own methods: nothing stands between them and the caller.
-    read: Callable[[SupportsIndex], Reading]
-    stolen_ns: Callable[[SupportsIndex], int]
 
     # Not __init__, which could be called again: a reader that was closed stays closed.
     def __new__(cls, path: str | os.PathLike[str] = DEVICE) -> Self:
@@ -61,25 +51,20 @@ class MappedReader(Reader):
             PermissionDeniedError: it may not be opened.
             FormatError: it is not of the layout that this guestpv knows.
         """
-        self = super().__new__(cls)
         name = os.fspath(path)
         fd = _open(name)
         try:
             header = read_header(fd, name)
-            self._source = _source(fd, name)
-            self._cpus = tuple(range(int(header["nr_entries"])))
-            # Not a method: reader and native reader would keep each other.
-            refuse = partial(_refuse, self._source, len(self._cpus), int(header["entry_size"]))
             try:
-                self._native = NativeReader(fd, header.tobytes(), refuse)
+                self = super().__new__(cls, fd, header.tobytes(), _refuse)
             except OSError as error:
                 raise FormatError(f"{name}: not mapped", os.strerror(error.errno or 0)) from error
+            self._source = _source(fd, name)
         finally:
             os.close(fd)
+        self._cpus = tuple(range(int(header["nr_entries"])))
         self._instance = int(header["instance"])
         self._entry_size = int(header["entry_size"])
-        self.read = self._native.read
-        self.stolen_ns = self._native.stolen_ns
         return self
 
     @property
@@ -99,7 +84,7 @@ class MappedReader(Reader):
     @property
     def header(self) -> np.void:
         """The index's header (a `guestpv.page.layout.HEADER`), live, without a copy."""
-        header: np.void = np.ndarray(1, layout.HEADER, self._native.header())[0]
+        header: np.void = np.ndarray(1, layout.HEADER, self._header())[0]
         return header
 
     @property
@@ -108,7 +93,8 @@ class MappedReader(Reader):
 
         It may be read while the module changes it: what must agree with a count is in `snapshot`.
         """
-        return _entries(self._native, self._entry_size)
+        entries = self._entries()
+        return np.ndarray(len(self._cpus), layout.ENTRY, entries, 0, (self._entry_size,))
 
     def structure(self, cpu: SupportsIndex, /) -> np.void:
         """What the hypervisor writes (a `guestpv.page.layout.STOLEN_TIME`), live, without a copy.
@@ -116,7 +102,7 @@ class MappedReader(Reader):
         Its fields are loaded one by one and in no order: what must belong together is in `read`.
         Unknown revisions and attributes can be seen here; all else raises as in `read`.
         """
-        structure: np.void = np.ndarray(1, layout.STOLEN_TIME, self._native.structure(cpu))[0]
+        structure: np.void = np.ndarray(1, layout.STOLEN_TIME, self._structure(cpu))[0]
         return structure
 
     def snapshot(self, out: Snapshot | None = None) -> Snapshot:
@@ -124,46 +110,17 @@ class MappedReader(Reader):
             out = np.empty(len(self._cpus), SNAPSHOT)
         elif out.dtype is not SNAPSHOT:
             check_rows(out, len(self._cpus))
-        self._native.fill(out)
+        self._fill(out)
         return out
 
-    def observe(
-        self,
-        cpu: int,
-        other: int,
-        duration_ns: int,
-        gap_ns: int,
-        long_ns: int,
-        stop: bytearray,
-        log: npt.NDArray[np.void],
-    ) -> bytes:
-        """For `guestpv.latency.observation`, which says what it is."""
-        return self._native.observe(cpu, other, duration_ns, gap_ns, long_ns, stop, log)
 
-    def close(self) -> None:
-        """Let go of the mapping. May be called twice; reading afterwards is a ValueError.
-
-        What was got from `header`, `entries` and `structure` stays good, and keeps the mapping.
-        """
-        self._native.close()
+# Here, and not in the base that has them: else each call would look for them, and go round.
+MappedReader._own_reads()
 
 
-def _entries(native: NativeReader, entry_size: int) -> npt.NDArray[np.void]:
-    entries = native.entries()
-    return np.ndarray(len(entries) // entry_size, layout.ENTRY, entries, 0, (entry_size,))
-
-
-def _refuse(
-    source: Source,
-    cpus: int,
-    entry_size: int,
-    native: NativeReader,
-    what: str,
-    cpu: SupportsIndex,
-    *facts: int,
-) -> NoReturn:
+def _refuse(reader: MappedReader, what: str, cpu: SupportsIndex, *facts: int) -> NoReturn:
     """Raise what the native part found: it knows the facts, this knows the words."""
-    name, nr = source.path, index(cpu)
+    name, nr, cpus = reader.source.path, index(cpu), len(reader.cpus)
     match what:
         case "no cpu":
             raise NoSuchCpuError(
@@ -171,12 +128,12 @@ def _refuse(
             )
         case "no structure":
             state, fault = facts
-            raise _no_structure(name, nr, state, fault, _entries(native, entry_size)[nr])
+            raise _no_structure(name, nr, state, fault, reader.entries[nr])
         case "unknown":
             revision, attributes = facts
             # A page image may be of any machine, and of any time.
-            device = source.kind == "device"
-            since = since_text(_entries(native, entry_size)[nr]) if device else ""
+            device = reader.source.kind == "device"
+            since = since_text(reader.entries[nr]) if device else ""
             raise StructureError(
                 f"cpu{nr}: the stolen time is not interpreted",
                 f"Its structure has revision {revision} and attributes {attributes:#x}"
@@ -188,7 +145,7 @@ def _refuse(
         case "busy":
             raise BusyError(f"{name}: not read", "It kept changing for a second", "try again")
         case "offset":
-            offset = _entries(native, entry_size)["offset"][nr]
+            offset = reader.entries["offset"][nr]
             raise FormatError(
                 f"{name}: not read",
                 f"Its index says that cpu{nr}'s structure is at offset {offset:#x}, which is"

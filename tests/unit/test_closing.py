@@ -43,7 +43,7 @@ def test_it_can_not_be_opened_again(path: Path) -> None:
     stolen_ns = reader.stolen_ns
     reader.close()
     reader.__init__(path)  # type: ignore[misc]
-    reader._native.__init__(0, b"", print)  # type: ignore[misc, arg-type]
+    NativeReader.__init__(reader, 0, b"", print)  # type: ignore[call-arg]
     for read in (stolen_ns, reader.stolen_ns, reader.read, reader.structure):
         with pytest.raises(ValueError, match="closed"):
             read(0)

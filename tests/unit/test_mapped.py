@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
 """A page image, read: what each of its states means, and what becomes of a reader."""
 
+import copy
 import gc
 import inspect
 import pydoc
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
+from typing import SupportsIndex
 
 import mypy.api
 import numpy as np
@@ -314,7 +317,7 @@ def test_methods_of_c_say_what_they_are(reader: MappedReader) -> None:
             assert [one.name for one in parameters if one.name != "self"] == ["cpu"]
             assert "Raises" in (inspect.getdoc(method) or "")
     for method in vars(NativeReader).values():
-        if not getattr(method, "__name__", "_").startswith("_"):
+        if not getattr(method, "__name__", "__").startswith("__"):
             assert inspect.signature(method)
             assert inspect.getdoc(method)
     assert list(inspect.signature(guestpv.Reading).parameters) == [
@@ -323,6 +326,39 @@ def test_methods_of_c_say_what_they_are(reader: MappedReader) -> None:
     shown = pydoc.render_doc(MappedReader)
     for text in ("Raw stolen time of a CPU in nanoseconds", "One CPU's structure as a whole"):
         assert text in shown
+
+
+def test_the_reads_are_methods_of_the_class_itself() -> None:
+    """Not of its base: Python would make a detour to them in each call."""
+    assert not inspect.isabstract(MappedReader)
+    for name in ("read", "stolen_ns"):
+        method = vars(MappedReader)[name]
+        assert (type(method), method.__objclass__) == (types.MethodDescriptorType, MappedReader)
+        with pytest.raises(TypeError, match="doesn't apply"):
+            method(object(), 0)
+
+
+def test_a_reader_may_be_derived_from(page: Page) -> None:
+    class Doubled(MappedReader):
+        def stolen_ns(self, cpu: SupportsIndex, /) -> int:
+            return 2 * super().stolen_ns(cpu)
+
+    class Derived(Doubled):
+        pass
+
+    with Derived(page.path) as reader:
+        assert [reader.stolen_ns(cpu) for cpu in reader.cpus] == [2 * count for count in COUNTS]
+        assert [reader.read(cpu).stolen_ns for cpu in reader.cpus] == COUNTS
+        with pytest.raises(guestpv.NoSuchCpuError, match="cpu3: no such CPU"):
+            reader.stolen_ns(3)
+    with pytest.raises(ValueError, match="closed"):
+        reader.stolen_ns(0)
+
+
+def test_a_reader_is_not_copied(reader: MappedReader) -> None:
+    """The copy would be of the device, whatever the reader is of."""
+    with pytest.raises(TypeError, match="cannot pickle"):
+        copy.copy(reader)
 
 
 def test_open_is_typed_by_its_argument(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import ctypes, mmap, sys
 import guestpv
 
 reader = guestpv.open(sys.argv[1])
-index = len(bytes(reader._native.header())) + len(bytes(reader._native.entries()))
+index = len(bytes(reader._header())) + len(bytes(reader._entries()))
 used = -(-index // mmap.PAGESIZE) + 1  # the pages of the index, and the one with the structures
 
 # As on the device: pages that are not needed yet are not there.
@@ -31,8 +31,7 @@ assert not ctypes.CDLL(None).mprotect(ctypes.c_void_p(hole), ctypes.c_size_t(end
 
 todo = [getattr(reader, name) for name in dir(reader)]
 todo += [reader.header, reader.entries, *map(reader.structure, reader.cpus)]
-native = reader._native
-todo += [native.header(), native.entries(), *map(native.structure, reader.cpus)]
+todo += [reader._header(), reader._entries(), *map(reader._structure, reader.cpus)]
 sizes = set()
 while todo:
     thing = todo.pop()
