@@ -389,7 +389,7 @@ static void reader_dealloc(PyObject *self)
 
 static PyObject *reader_own_reads(PyObject *cls, PyObject *unused);
 
-#define NR_READS 2 /* those that are called the most; they come first */
+#define NR_READS 3 /* those that are called the most; they come first */
 
 static PyMethodDef reader_methods[] = {
 	{ "stolen_ns", reader_stolen_ns, METH_O,
@@ -399,6 +399,9 @@ static PyMethodDef reader_methods[] = {
 	  "read($self, cpu, /)\n--\n\n"
 	  "One CPU's structure as a whole, with its epoch: a Reading.\n\n"
 	  "Raises NoSuchCpuError, StructureError, BusyError, FormatError, and ValueError when closed." },
+	{ "_fill", reader_fill, METH_O,
+	  "_fill($self, rows, /)\n--\n\n"
+	  "Fill an array of SNAPSHOT, a row for each CPU." },
 	{ "close", reader_close, METH_NOARGS,
 	  "close($self, /)\n--\n\n"
 	  "Let go of the mapping, for good. May be called twice; reading afterwards is a ValueError.\n\n"
@@ -407,9 +410,6 @@ static PyMethodDef reader_methods[] = {
 	  "observe($self, cpu, other, duration_ns, gap_ns, long_ns, stop, log, /)\n--\n\n"
 	  "For guestpv.latency.observation: sample a CPU's count for so long.\n\n"
 	  "Returns the bytes of an OBSERVATION without its last field." },
-	{ "_fill", reader_fill, METH_O,
-	  "_fill($self, rows, /)\n--\n\n"
-	  "Fill an array of SNAPSHOT, a row for each CPU." },
 	{ "_header", reader_header, METH_NOARGS,
 	  "_header($self, /)\n--\n\n"
 	  "The index's header, live: a memoryview." },
@@ -421,7 +421,7 @@ static PyMethodDef reader_methods[] = {
 	  "The 64 bytes of a CPU's structure, live: a memoryview. Raises as read does." },
 	{ "_own_reads", reader_own_reads, METH_NOARGS | METH_CLASS,
 	  "_own_reads($type, /)\n--\n\n"
-	  "Give a class stolen_ns and read as methods of its own: they are called faster so." },
+	  "Give a class stolen_ns, read and _fill as methods of its own: they are called faster so." },
 	{ 0 },
 };
 

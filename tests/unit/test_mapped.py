@@ -331,7 +331,7 @@ def test_methods_of_c_say_what_they_are(reader: MappedReader) -> None:
 def test_the_reads_are_methods_of_the_class_itself() -> None:
     """Not of its base: Python would make a detour to them in each call."""
     assert not inspect.isabstract(MappedReader)
-    for name in ("read", "stolen_ns"):
+    for name in ("read", "stolen_ns", "_fill"):
         method = vars(MappedReader)[name]
         assert (type(method), method.__objclass__) == (types.MethodDescriptorType, MappedReader)
         with pytest.raises(TypeError, match="doesn't apply"):
