@@ -319,7 +319,7 @@ CLAIM = [
         "x17 is not kept by a call that is refused",
         "smccc.registers",
         answering_now(call=UNDEFINED, register=17, answer=0),
-        says="cpu0-1: x17 changed",
+        says="cpu0-1, on cpu0: x17 changed",
     ),
     Fault(
         "SMCCC 1.3 is announced, and its hint not masked",
