@@ -14,6 +14,7 @@ from guestpv.page.abi import (
     PV_TIME_FEATURES,
     PV_TIME_ST,
     PV_TIME_ST_DRAFT,
+    REFUSAL_BIT,
     Conduit,
 )
 from guestpv.validate.check import (
@@ -90,13 +91,13 @@ def none(guest: Guest) -> Finding:
             if answer == NOT_CALLED:
                 continue
             called.add(CALLS[field])
-            if answer & 0x80000000 == 0:
+            if not answer & REFUSAL_BIT:
                 offered.setdefault(cpu, f"{CALLS[field]} returned {_hex(answer)}")
     if guest.live and not isinstance(guest.answers, str):  # asked whatever ARCH_FEATURES says
         for call in guest.answers[guest.answers["function"] == PV_TIME_FEATURES]:
             argument, answer = int(call["argument"]), int(call["x"][0])
             called.add(f"PV_TIME_FEATURES({argument:#x})")
-            if argument in (PV_TIME_ST, PV_TIME_ST_DRAFT) and answer & 0x80000000 == 0:
+            if argument in (PV_TIME_ST, PV_TIME_ST_DRAFT) and not answer & REFUSAL_BIT:
                 text = f"PV_TIME_FEATURES({argument:#x}) returned {_hex(answer)}"
                 offered.setdefault(int(call["cpu"]), text)
     if offered:
@@ -115,7 +116,7 @@ def none(guest: Guest) -> Finding:
     level=Level.MUST,
 )
 def arch_features(guest: Guest) -> Finding:
-    return _offered(guest, "arch_features", lambda answer: answer & 0x80000000 == 0)
+    return _offered(guest, "arch_features", lambda answer: not answer & REFUSAL_BIT)
 
 
 @check(
@@ -127,7 +128,7 @@ def arch_features(guest: Guest) -> Finding:
 )
 def exactly_0(guest: Guest) -> Finding:
     answers = {cpu: int(guest.entries["arch_features"][cpu]) for cpu in guest.asked}
-    others = [cpu for cpu, answer in answers.items() if answer and answer & 0x80000000 == 0]
+    others = [cpu for cpu, answer in answers.items() if answer and not answer & REFUSAL_BIT]
     if others:
         return warned(
             f"it returned {_hex(answers[others[0]])}",
@@ -270,7 +271,7 @@ def _refused(guest: Guest, *fields: str) -> Finding:
             if answer == NOT_CALLED:
                 not_called.setdefault(field, []).append(cpu)
             # Whatever form a refusal has, which is for another check, it is negative as an int32.
-            elif answer & 0x80000000 == 0:
+            elif not answer & REFUSAL_BIT:
                 offered.setdefault(cpu, f"{CALLS[field]} returned {_hex(answer)}")
     if offered:
         cpus = sorted(offered)
