@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a check is: an id, the promise that it checks, and a function that judges a guest."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any, Self
@@ -167,6 +167,14 @@ def failed(text: str, advice: str = "", **figures: Any) -> Finding:
 
 def warned(text: str, advice: str = "", **figures: Any) -> Finding:
     return Finding(Verdict.WARN, text, advice, figures)
+
+
+def by_cpu(
+    found: Callable[[str, str], Finding], texts: Mapping[int, str], advice: str = ""
+) -> Finding:
+    """What *found*, `failed` or `warned`, makes of CPUs and of what was seen on each."""
+    cpus = sorted(texts)
+    return found(texts[cpus[0]], advice).on(cpus)
 
 
 def skipped(text: str) -> Finding:

@@ -22,6 +22,7 @@ from guestpv.validate.check import (
     Level,
     Needs,
     Severity,
+    by_cpu,
     check,
     failed,
     passed,
@@ -101,8 +102,7 @@ def none(guest: Guest) -> Finding:
                 text = f"PV_TIME_FEATURES({argument:#x}) returned {_hex(answer)}"
                 offered.setdefault(int(call["cpu"]), text)
     if offered:
-        cpus = sorted(offered)
-        return failed(offered[cpus[0]], _OFFERED).on(cpus)
+        return by_cpu(failed, offered, _OFFERED)
     arch = sorted({int(entries["arch_features"][cpu]) for cpu in guest.asked})
     text = f"{CALLS['arch_features']} returned {' and '.join(map(str, arch))}"
     return passed(f"{text}, and {len(called)} other calls were refused" if called else text)
@@ -214,12 +214,12 @@ def refusals(guest: Guest) -> Finding:
             if answer in (0, NOT_CALLED) or (field == "arch_features" and answer > 0):
                 continue
             if answer not in NOT_SUPPORTED:
-                strange.setdefault(cpu, f"{CALLS[field]} returned {_hex(answer)}")
+                text = f"{CALLS[field]} returned {_hex(answer)}, neither success nor refusal"
+                strange.setdefault(cpu, text)
                 continue
             kinds.add("int64" if answer == -1 else "int32")
     if strange:
-        cpus = sorted(strange)
-        return failed(f"{strange[cpus[0]]}, neither success nor refusal").on(cpus)
+        return by_cpu(failed, strange)
     return passed(f"as {' and '.join(sorted(kinds))}" if kinds else "nothing was refused")
 
 
@@ -274,8 +274,7 @@ def _refused(guest: Guest, *fields: str) -> Finding:
             elif not answer & REFUSAL_BIT:
                 offered.setdefault(cpu, f"{CALLS[field]} returned {_hex(answer)}")
     if offered:
-        cpus = sorted(offered)
-        return failed(offered[cpus[0]], _REPORT).on(cpus)
+        return by_cpu(failed, offered, _REPORT)
     for field, cpus in not_called.items():
         return skipped(f"{CALLS[field]} was not called on cpu{listed(cpus)}")
     return passed(f"refused: {' and '.join(CALLS[field] for field in fields)}")

@@ -24,6 +24,7 @@ from guestpv.validate.check import (
     Level,
     Needs,
     Severity,
+    by_cpu,
     check,
     failed,
     passed,
@@ -106,12 +107,12 @@ def hint(calls: Calls) -> Finding:
             text = f"{_call(call)} returned {_hex(answer)}, and {_hex(other)} without the hint"
             different.setdefault(int(call["cpu"]), text)
     if different:
-        cpus = sorted(different)
-        return failed(
-            different[cpus[0]],
+        return by_cpu(
+            failed,
+            different,
             "Linux sets the bit where it may, and then finds no PV-time: the hypervisor has to"
             " mask it, or to announce SMCCC 1.2 at most",
-        ).on(cpus)
+        )
     said = "makes no difference" if known else "is not defined before SMCCC 1.3, and harmless here"
     return passed(f"it {said}")
 
@@ -132,11 +133,11 @@ def upper(calls: Calls) -> Finding:
             text = f"{_returned(call)}, and {_hex(other)} with zeroes above"
             different.setdefault(int(call["cpu"]), text)
     if different:
-        cpus = sorted(different)
-        return failed(
-            different[cpus[0]],
+        return by_cpu(
+            failed,
+            different,
             f"a compiler may leave anything there: guests find PV-time or not by chance; {_REPORT}",
-        ).on(cpus)
+        )
     return passed(f"with {UPPER >> 32:#x} there")
 
 
@@ -199,12 +200,12 @@ def same(guest: Guest) -> Finding:
             text = f"{CALLS[field]} returned {_hex(before)} then, and {_hex(now)} now"
             different.setdefault(int(call["cpu"]), text)
     if different:
-        cpus = sorted(different)
-        return warned(
-            different[cpus[0]],
+        return by_cpu(
+            warned,
+            different,
             "the VM was moved to another hypervisor, or this one was changed: reboot the guest,"
             " so that its kernel asks again",
-        ).on(cpus)
+        )
     return passed(f"{compared} answers") if compared else skipped("no CPU was asked twice")
 
 
