@@ -127,6 +127,14 @@ class Unjudged:
     why: str
 
 
+def grouped(reasons: Mapping[int, str]) -> tuple[Unjudged, ...]:
+    """Why each CPU was not judged, by reason."""
+    by_reason: dict[str, list[int]] = {}
+    for cpu, why in reasons.items():
+        by_reason.setdefault(why, []).append(cpu)
+    return tuple(Unjudged(tuple(cpus), why) for why, cpus in by_reason.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a check saw."""

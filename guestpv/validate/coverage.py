@@ -9,7 +9,7 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.page.abi import State
-from guestpv.validate.check import Unjudged
+from guestpv.validate.check import Unjudged, grouped
 from guestpv.validate.guest import Guest
 
 _CONTENDED = 0.05
@@ -58,7 +58,7 @@ class Coverage:
                 left_out[cpu] = "--cpu does not name it"
             elif state == State.ABSENT:
                 left_out[cpu] = "it was never online"
-        return cls(_grouped(guest.unjudged), _grouped(left_out), _contention(guest))
+        return cls(grouped(guest.unjudged), grouped(left_out), _contention(guest))
 
 
 class Requirement(StrEnum):
@@ -89,13 +89,6 @@ def unmet(requirement: Requirement, coverage: Coverage | None) -> str | None:
             )
         case Requirement.ALL_CPUS:
             return "; ".join(f"cpu{listed(u.cpus)}: {u.why}" for u in coverage.unjudged) or None
-
-
-def _grouped(reasons: dict[int, str]) -> tuple[Unjudged, ...]:
-    by_reason: dict[str, list[int]] = {}
-    for cpu, why in reasons.items():
-        by_reason.setdefault(why, []).append(cpu)
-    return tuple(Unjudged(tuple(cpus), why) for why, cpus in by_reason.items())
 
 
 def _contention(guest: Guest) -> tuple[Contention, ...] | None:
