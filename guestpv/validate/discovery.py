@@ -17,6 +17,7 @@ from guestpv.page.abi import (
     REFUSAL_BIT,
     Conduit,
 )
+from guestpv.page.names import version_text
 from guestpv.validate.check import (
     Finding,
     Level,
@@ -285,8 +286,7 @@ def _conduit(guest: Guest) -> int:
 
 
 def _smccc_version(guest: Guest) -> str:
-    version = int(guest.reader.header["smccc_version"])
-    return f"version {version >> 16}.{version & 0xFFFF}"
+    return f"version {version_text(int(guest.reader.header['smccc_version']))}"
 
 
 def _hex(answer: int) -> str:
