@@ -14,12 +14,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from textwrap import dedent
 from typing import Any
 
 import pytest
 from reportschema import VALIDATOR
-from validator import VALIDATORS, claim_again, guestpv, ipa, labs_in_turn, load_again
+from validator import (
+    VALIDATORS,
+    claim_again,
+    going_on,
+    guestpv,
+    ipa,
+    labs_in_turn,
+    load_again,
+    pin_vcpus,
+)
 
 from guestpv.driver.ask import UPPER
 from guestpv.page import abi
@@ -138,21 +146,15 @@ def at_its_end(lab: Lab) -> Iterator[None]:
     claim_again(lab)
 
 
-def run_vcpus_on(lab: Lab, cpus: str) -> None:
-    for vcpu in lab.qmp("query-cpus-fast"):
-        pin = ["taskset", "--pid", "--cpu-list", cpus, str(vcpu["thread-id"])]
-        lab.host.run(pin).check_returncode()
-
-
 @contextmanager
 def creeping(lab: Lab) -> Iterator[None]:
     """The count goes on while its vCPU runs: for that the host needs a CPU beside the vCPU's."""
-    run_vcpus_on(lab, "0")
+    pin_vcpus(lab, "0", "0")
     try:
         with lab.creeping_count(ipa(0), by_ns=1_000):
             yield
     finally:
-        run_vcpus_on(lab, "0-1")
+        pin_vcpus(lab, "0-1", "0-1")
 
 
 @contextmanager
@@ -197,16 +199,7 @@ def counting_while_offline(lab: Lab) -> Iterator[None]:
 
     Not as fast as that, which could be more than time passes, by the guest's clock.
     """
-    going_on = """
-    import time
-    was = time.monotonic_ns()
-    while True:
-        now = time.monotonic_ns()
-        grown = int.from_bytes(read(8, 8), "little") + (now - was) * 3 // 4
-        write(8, grown.to_bytes(8, "little"))
-        was = now
-    """
-    with lab.not_restarting(), lab.writing(ipa(1), dedent(going_on)):
+    with lab.not_restarting(), going_on(lab, 1, 0.75):
         yield
 
 
