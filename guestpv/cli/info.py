@@ -16,7 +16,7 @@ from guestpv.cli.records import epoch_stolen_record, instance_record, source_rec
 from guestpv.cli.source import open_source
 from guestpv.cpulist import listed
 from guestpv.page.abi import CALLS, NOT_CALLED, NOT_SUPPORTED, Conduit, Fault, Origin, Reason, State
-from guestpv.page.names import name_of, reason_text
+from guestpv.page.names import name_of, reason_text, version_text
 from guestpv.page.since import since_s, since_text
 from guestpv.source.mapped import MappedReader
 from guestpv.source.reader import Reader
@@ -158,4 +158,4 @@ def _structures(reader: Reader) -> Iterator[tuple[str, str]]:
 
 
 def _smccc_version(header: np.void) -> str:
-    return f"{header['smccc_version'] >> 16}.{header['smccc_version'] & 0xFFFF}"
+    return version_text(int(header["smccc_version"]))

@@ -29,6 +29,7 @@ from guestpv.cli.source import open_source
 from guestpv.cpulist import CpuList
 from guestpv.errors import Error, ModuleError, NoSourceError, UnsupportedError
 from guestpv.page.abi import DEVICE
+from guestpv.page.names import version_text
 from guestpv.validate import (
     Check,
     Coverage,
@@ -254,11 +255,10 @@ def _chosen(request: Request) -> tuple[str, tuple[int, ...] | None]:
 
 
 def _subject(guest: Guest) -> Subject:
-    version = int(guest.reader.header["smccc_version"])
     return Subject(
         source=guest.reader.source,
         instance=int(guest.first["instance"][0]),
-        smccc_version=f"{version >> 16}.{version & 0xFFFF}",
+        smccc_version=version_text(int(guest.reader.header["smccc_version"])),
         coverage=Coverage.of(guest),
     )
 

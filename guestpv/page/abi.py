@@ -30,6 +30,9 @@ NOT_CALLED = -(2**63)
 NOT_SUPPORTED = (-1, 0xFFFFFFFF)
 """How a hypervisor refuses: as an int64, as the merged interface does, or as the draft's int32."""
 
+REFUSAL_BIT = 0x80000000
+"""Set in a refusal, whichever error code it is, as an int32 or an int64."""
+
 STRUCTURE_ALIGNMENT = 64
 """Bytes to which a structure is aligned (DEN0057A, 3.2.2)."""
 

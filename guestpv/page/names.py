@@ -21,6 +21,11 @@ def reason_text(number: int) -> str:
     return _text(Reason, number)
 
 
+def version_text(number: int) -> str:
+    """A version of SMCCC, as in ``1.1`` for 0x10001 (DEN0028, SMCCC_VERSION)."""
+    return f"{number >> 16}.{number & 0xFFFF}"
+
+
 def _text(kind: type[Fault] | type[Reason], number: int) -> str:
     unknown = f"unknown {kind.__name__.lower()} {number}"
     return next((member.text for member in kind if member == number), unknown)

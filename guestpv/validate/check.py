@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a check is: an id, the promise that it checks, and a function that judges a guest."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any, Self
@@ -127,6 +127,14 @@ class Unjudged:
     why: str
 
 
+def grouped(reasons: Mapping[int, str]) -> tuple[Unjudged, ...]:
+    """Why each CPU was not judged, by reason."""
+    by_reason: dict[str, list[int]] = {}
+    for cpu, why in reasons.items():
+        by_reason.setdefault(why, []).append(cpu)
+    return tuple(Unjudged(tuple(cpus), why) for why, cpus in by_reason.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a check saw."""
@@ -167,6 +175,14 @@ def failed(text: str, advice: str = "", **figures: Any) -> Finding:
 
 def warned(text: str, advice: str = "", **figures: Any) -> Finding:
     return Finding(Verdict.WARN, text, advice, figures)
+
+
+def by_cpu(
+    found: Callable[[str, str], Finding], texts: Mapping[int, str], advice: str = ""
+) -> Finding:
+    """What *found*, `failed` or `warned`, makes of CPUs and of what was seen on each."""
+    cpus = sorted(texts)
+    return found(texts[cpus[0]], advice).on(cpus)
 
 
 def skipped(text: str) -> Finding:

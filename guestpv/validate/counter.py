@@ -11,7 +11,7 @@ from guestpv.latency.naps import counted_share
 from guestpv.latency.observation import GAP_NS, SCHEDSTAT
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped
 from guestpv.validate.clauses import Clause
-from guestpv.validate.guest import Guest
+from guestpv.validate.guest import Guest, missing_ns
 
 _CONTENDED = 0.05
 """Part of the time that must be missing before the count has to grow."""
@@ -111,18 +111,16 @@ def plausible(guest: Guest) -> Finding:
 def grows(guest: Guest) -> Finding:
     rows = guest.watched.judged
     # What is missing in one piece, once, may be a VM that was paused.
-    missing_ns = rows["gaps_ns"].astype(np.int64) - rows["unaccounted_ns"].astype(np.int64)
-    missing_ns -= rows["waited_ns"].astype(np.int64)
-    missing_ns -= guest.watched.interrupts_ns[rows["cpu"].astype(np.intp)]
+    taken_ns = missing_ns(guest.watched) - rows["unaccounted_ns"].astype(np.int64)
     passed_ns = (rows["ended_ns"] - rows["began_ns"]).astype(np.int64)
-    contended = (missing_ns > _LONG_NS) & (missing_ns > _CONTENDED * passed_ns)
+    contended = (taken_ns > _LONG_NS) & (taken_ns > _CONTENDED * passed_ns)
     frozen = contended & (rows["advances"] == 0)
     if frozen.any() and not SCHEDSTAT.exists():
         return skipped("this kernel does not say what other tasks took (CONFIG_SCHED_INFO)")
     if frozen.any():
         row = int(np.argmax(frozen))
         return failed(
-            f"{_ms(missing_ns[row])} ms are missing, and the count stood still",
+            f"{_ms(taken_ns[row])} ms are missing, and the count stood still",
             "the host takes time and does not say so: ask who runs it, and take no decision on"
             " stolen time here",
         ).on(rows["cpu"][frozen])

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-import numpy as np
-
 from guestpv.cpulist import listed
 from guestpv.page.abi import State
-from guestpv.validate.check import Unjudged
-from guestpv.validate.guest import Guest
+from guestpv.validate.check import Unjudged, grouped
+from guestpv.validate.guest import Guest, missing_ns
 
 _CONTENDED = 0.05
 """Part of its time that must be missing from a vCPU for it to be contended."""
@@ -58,7 +56,7 @@ class Coverage:
                 left_out[cpu] = "--cpu does not name it"
             elif state == State.ABSENT:
                 left_out[cpu] = "it was never online"
-        return cls(_grouped(guest.unjudged), _grouped(left_out), _contention(guest))
+        return cls(grouped(guest.unjudged), grouped(left_out), _contention(guest))
 
 
 class Requirement(StrEnum):
@@ -91,19 +89,10 @@ def unmet(requirement: Requirement, coverage: Coverage | None) -> str | None:
             return "; ".join(f"cpu{listed(u.cpus)}: {u.why}" for u in coverage.unjudged) or None
 
 
-def _grouped(reasons: dict[int, str]) -> tuple[Unjudged, ...]:
-    by_reason: dict[str, list[int]] = {}
-    for cpu, why in reasons.items():
-        by_reason.setdefault(why, []).append(cpu)
-    return tuple(Unjudged(tuple(cpus), why) for why, cpus in by_reason.items())
-
-
 def _contention(guest: Guest) -> tuple[Contention, ...] | None:
     if (watched := guest.seen) is None:
         return None
     rows = watched.judged
-    missing_ns = rows["gaps_ns"].astype(np.int64) - rows["waited_ns"].astype(np.int64)
-    missing_ns -= watched.interrupts_ns[rows["cpu"].astype(np.intp)]
     return tuple(
         Contention(
             cpu=int(row["cpu"]),
@@ -111,5 +100,5 @@ def _contention(guest: Guest) -> tuple[Contention, ...] | None:
             missing_ns=max(0, int(missing)),
             counted_ns=None if row["restarts"] else int(row["last_ns"]) - int(row["first_ns"]),
         )
-        for row, missing in zip(rows, missing_ns, strict=True)
+        for row, missing in zip(rows, missing_ns(watched), strict=True)
     )

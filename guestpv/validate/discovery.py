@@ -14,13 +14,16 @@ from guestpv.page.abi import (
     PV_TIME_FEATURES,
     PV_TIME_ST,
     PV_TIME_ST_DRAFT,
+    REFUSAL_BIT,
     Conduit,
 )
+from guestpv.page.names import version_text
 from guestpv.validate.check import (
     Finding,
     Level,
     Needs,
     Severity,
+    by_cpu,
     check,
     failed,
     passed,
@@ -90,18 +93,17 @@ def none(guest: Guest) -> Finding:
             if answer == NOT_CALLED:
                 continue
             called.add(CALLS[field])
-            if answer & 0x80000000 == 0:
+            if not answer & REFUSAL_BIT:
                 offered.setdefault(cpu, f"{CALLS[field]} returned {_hex(answer)}")
     if guest.live and not isinstance(guest.answers, str):  # asked whatever ARCH_FEATURES says
         for call in guest.answers[guest.answers["function"] == PV_TIME_FEATURES]:
             argument, answer = int(call["argument"]), int(call["x"][0])
             called.add(f"PV_TIME_FEATURES({argument:#x})")
-            if argument in (PV_TIME_ST, PV_TIME_ST_DRAFT) and answer & 0x80000000 == 0:
+            if argument in (PV_TIME_ST, PV_TIME_ST_DRAFT) and not answer & REFUSAL_BIT:
                 text = f"PV_TIME_FEATURES({argument:#x}) returned {_hex(answer)}"
                 offered.setdefault(int(call["cpu"]), text)
     if offered:
-        cpus = sorted(offered)
-        return failed(offered[cpus[0]], _OFFERED).on(cpus)
+        return by_cpu(failed, offered, _OFFERED)
     arch = sorted({int(entries["arch_features"][cpu]) for cpu in guest.asked})
     text = f"{CALLS['arch_features']} returned {' and '.join(map(str, arch))}"
     return passed(f"{text}, and {len(called)} other calls were refused" if called else text)
@@ -115,7 +117,7 @@ def none(guest: Guest) -> Finding:
     level=Level.MUST,
 )
 def arch_features(guest: Guest) -> Finding:
-    return _offered(guest, "arch_features", lambda answer: answer & 0x80000000 == 0)
+    return _offered(guest, "arch_features", lambda answer: not answer & REFUSAL_BIT)
 
 
 @check(
@@ -127,7 +129,7 @@ def arch_features(guest: Guest) -> Finding:
 )
 def exactly_0(guest: Guest) -> Finding:
     answers = {cpu: int(guest.entries["arch_features"][cpu]) for cpu in guest.asked}
-    others = [cpu for cpu, answer in answers.items() if answer and answer & 0x80000000 == 0]
+    others = [cpu for cpu, answer in answers.items() if answer and not answer & REFUSAL_BIT]
     if others:
         return warned(
             f"it returned {_hex(answers[others[0]])}",
@@ -213,12 +215,12 @@ def refusals(guest: Guest) -> Finding:
             if answer in (0, NOT_CALLED) or (field == "arch_features" and answer > 0):
                 continue
             if answer not in NOT_SUPPORTED:
-                strange.setdefault(cpu, f"{CALLS[field]} returned {_hex(answer)}")
+                text = f"{CALLS[field]} returned {_hex(answer)}, neither success nor refusal"
+                strange.setdefault(cpu, text)
                 continue
             kinds.add("int64" if answer == -1 else "int32")
     if strange:
-        cpus = sorted(strange)
-        return failed(f"{strange[cpus[0]]}, neither success nor refusal").on(cpus)
+        return by_cpu(failed, strange)
     return passed(f"as {' and '.join(sorted(kinds))}" if kinds else "nothing was refused")
 
 
@@ -270,11 +272,10 @@ def _refused(guest: Guest, *fields: str) -> Finding:
             if answer == NOT_CALLED:
                 not_called.setdefault(field, []).append(cpu)
             # Whatever form a refusal has, which is for another check, it is negative as an int32.
-            elif answer & 0x80000000 == 0:
+            elif not answer & REFUSAL_BIT:
                 offered.setdefault(cpu, f"{CALLS[field]} returned {_hex(answer)}")
     if offered:
-        cpus = sorted(offered)
-        return failed(offered[cpus[0]], _REPORT).on(cpus)
+        return by_cpu(failed, offered, _REPORT)
     for field, cpus in not_called.items():
         return skipped(f"{CALLS[field]} was not called on cpu{listed(cpus)}")
     return passed(f"refused: {' and '.join(CALLS[field] for field in fields)}")
@@ -285,8 +286,7 @@ def _conduit(guest: Guest) -> int:
 
 
 def _smccc_version(guest: Guest) -> str:
-    version = int(guest.reader.header["smccc_version"])
-    return f"version {version >> 16}.{version & 0xFFFF}"
+    return f"version {version_text(int(guest.reader.header['smccc_version']))}"
 
 
 def _hex(answer: int) -> str:

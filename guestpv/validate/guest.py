@@ -98,6 +98,18 @@ class Watched:
         return judged
 
 
+def missing_ns(watched: Watched) -> npt.NDArray[np.int64]:
+    """For each judged row, what is missing and went to no other task and no interrupt of the guest.
+
+    Less than 0 where those are known less exactly.
+    """
+    rows = watched.judged
+    missing: npt.NDArray[np.int64] = rows["gaps_ns"].astype(np.int64)
+    missing -= rows["waited_ns"].astype(np.int64)
+    missing -= watched.interrupts_ns[rows["cpu"].astype(np.intp)]
+    return missing
+
+
 class Guest:
     """What a check may look at, and do."""
 

@@ -1,10 +1,21 @@
 # SPDX-License-Identifier: MIT
 """host: the same interval, as the host's own scheduler counts it."""
 
+from dataclasses import replace
 from typing import Any
 
 from guestpv.account.delta import delta
-from guestpv.validate.check import Effect, Finding, Level, Severity, check, failed, passed, skipped
+from guestpv.validate.check import (
+    Effect,
+    Finding,
+    Level,
+    Severity,
+    check,
+    failed,
+    grouped,
+    passed,
+    skipped,
+)
 from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 from guestpv.validate.hostaccount import HostView
@@ -28,9 +39,8 @@ def agrees(guest: Guest) -> Finding:
     watched = guest.watched.judged["cpu"].tolist()
     incomparable = {cpu: why for cpu in watched if (why := _incomparable(cpu, begin, end))}
     cpus = [cpu for cpu in watched if cpu not in incomparable]
-    return _but(
-        incomparable, _compared(cpus, begin, end) if cpus else skipped("none is comparable")
-    )
+    finding = _compared(cpus, begin, end) if cpus else skipped("none is comparable")
+    return replace(finding, unjudged=grouped(incomparable))
 
 
 def _compared(cpus: list[int], begin: HostView, end: HostView) -> Finding:
@@ -56,12 +66,6 @@ def _compared(cpus: list[int], begin: HostView, end: HostView) -> Finding:
     cpu, error, uncertainty = max(errors, key=lambda each: abs(each[1]))
     text = f"{error / 1e6:+.1f} ± {uncertainty / 1e6:.1f} ms of {true_ns[cpu] / 1e6:.0f}"
     return passed(f"error: at most {text} (cpu{cpu})", **figures)
-
-
-def _but(incomparable: dict[int, str], finding: Finding) -> Finding:
-    for why in dict.fromkeys(incomparable.values()):
-        finding = finding.but(why, [cpu for cpu in incomparable if incomparable[cpu] == why])
-    return finding
 
 
 def _incomparable(cpu: int, begin: HostView, end: HostView) -> str | None:

@@ -106,13 +106,9 @@ def agrees(guest: Guest) -> Finding:
 )
 def nohz(guest: Guest) -> Finding:
     """A defect of Linux, so a healthy guest must not fail for it."""
-    compared = _compared(guest, guest.watched.samples)
+    compared = _compared_nohz(guest, guest.watched.samples)
     if isinstance(compared, str):
         return skipped(compared)
-    if not guest.adopted:
-        return skipped(_NO_STEAL)
-    if not compared.nohz.any():
-        return skipped(_NO_NOHZ)
     late = compared.nohz & compared.differs
     if not late.any():
         return passed(compared.text())
@@ -132,13 +128,11 @@ def nohz(guest: Guest) -> Finding:
     level=Level.KERNEL,
 )
 def stuck(guest: Guest) -> Finding:
-    compared = _compared(guest, guest.watched.around)  # while it is busy, nothing may be booked
+    compared = _compared_nohz(
+        guest, guest.watched.around
+    )  # while it is busy, nothing may be booked
     if isinstance(compared, str):
         return skipped(compared)
-    if not guest.adopted:
-        return skipped(_NO_STEAL)
-    if not compared.nohz.any():
-        return skipped(_NO_NOHZ)
     if not compared.stuck.any():
         return passed(f"cpu{listed(compared.cpus[compared.nohz].tolist())}: not then")
     text, cpus = compared.apart(compared.stuck)
@@ -192,6 +186,16 @@ def _compared(guest: Guest, ends: tuple[Sample, Sample]) -> _Compared | str:
         differs=account.differs[cpus],
         nohz=np.isin(cpus, nohz_full()),
     )
+
+
+def _compared_nohz(guest: Guest, ends: tuple[Sample, Sample]) -> _Compared | str:
+    """The same, for what is judged of CPUs in nohz_full only."""
+    compared = _compared(guest, ends)
+    if isinstance(compared, str):
+        return compared
+    if not guest.adopted:
+        return _NO_STEAL
+    return compared if compared.nohz.any() else _NO_NOHZ
 
 
 def nohz_full() -> list[int]:

@@ -7,7 +7,17 @@ import numpy as np
 
 from guestpv.cpulist import listed
 from guestpv.page.abi import Origin, State
-from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
+from guestpv.validate.check import (
+    Effect,
+    Finding,
+    Level,
+    by_cpu,
+    check,
+    failed,
+    passed,
+    skipped,
+    warned,
+)
 from guestpv.validate.clauses import Clause
 from guestpv.validate.disruption import Resumed, Switched
 from guestpv.validate.guest import Guest
@@ -91,7 +101,7 @@ def hotplug(guest: Guest) -> Finding:
         return skipped(guest.hotplug)
     wrong = {switched.cpu: text for switched in guest.hotplug if (text := _wrong(switched))}
     if wrong:
-        return failed(next(iter(wrong.values()))).on(wrong)
+        return by_cpu(failed, wrong)
     return passed(f"cpu{listed([switched.cpu for switched in guest.hotplug])}: it did")
 
 
@@ -172,7 +182,7 @@ def _went_on(resumed: Resumed, *, same_epoch: bool = True) -> Finding | None:
         if (text := wrong(before, after))
     }
     if texts:
-        return failed(next(iter(texts.values()))).on(texts)
+        return by_cpu(failed, texts)
     return _moved(resumed)
 
 

@@ -17,12 +17,14 @@ from guestpv.page.abi import (
     PV_TIME_FEATURES,
     PV_TIME_ST,
     PV_TIME_ST_DRAFT,
+    REFUSAL_BIT,
 )
 from guestpv.validate.check import (
     Finding,
     Level,
     Needs,
     Severity,
+    by_cpu,
     check,
     failed,
     passed,
@@ -36,8 +38,6 @@ _VERSION, _ARCH_FEATURES = 0x80000000, 0x80000001
 _SMCCC_1_3 = 0x10003
 _DEFINED = (PV_TIME_FEATURES, PV_TIME_ST, PV_TIME_ST_DRAFT)
 _FIRST_KEPT = 4
-_REFUSED = 0x80000000
-"""This bit is set in a refusal, as an int32 or an int64."""
 
 _AT_LOAD = {
     "arch_features": (_ARCH_FEATURES, PV_TIME_FEATURES),
@@ -103,16 +103,16 @@ def hint(calls: Calls) -> Finding:
     for call in calls[hinted]:
         other = _answer(calls, call, int(call["function"]) & ~SVE_HINT, int(call["argument"]))
         answer = int(call["x"][0])
-        if answer != other and (known or not answer & _REFUSED):
+        if answer != other and (known or not answer & REFUSAL_BIT):
             text = f"{_call(call)} returned {_hex(answer)}, and {_hex(other)} without the hint"
             different.setdefault(int(call["cpu"]), text)
     if different:
-        cpus = sorted(different)
-        return failed(
-            different[cpus[0]],
+        return by_cpu(
+            failed,
+            different,
             "Linux sets the bit where it may, and then finds no PV-time: the hypervisor has to"
             " mask it, or to announce SMCCC 1.2 at most",
-        ).on(cpus)
+        )
     said = "makes no difference" if known else "is not defined before SMCCC 1.3, and harmless here"
     return passed(f"it {said}")
 
@@ -133,11 +133,11 @@ def upper(calls: Calls) -> Finding:
             text = f"{_returned(call)}, and {_hex(other)} with zeroes above"
             different.setdefault(int(call["cpu"]), text)
     if different:
-        cpus = sorted(different)
-        return failed(
-            different[cpus[0]],
+        return by_cpu(
+            failed,
+            different,
             f"a compiler may leave anything there: guests find PV-time or not by chance; {_REPORT}",
-        ).on(cpus)
+        )
     return passed(f"with {UPPER >> 32:#x} there")
 
 
@@ -172,7 +172,7 @@ def direct(calls: Calls) -> Finding:
     Clause.NOT_SUPPORTED,
 )
 def refusals(calls: Calls) -> Finding:
-    refused = calls[(calls["x"][:, 0] & _REFUSED) != 0]
+    refused = calls[(calls["x"][:, 0] & REFUSAL_BIT) != 0]
     strange = refused[~np.isin(refused["x"][:, 0].view(np.int64), NOT_SUPPORTED)]
     if len(strange):
         advice = f"a guest that asks for -1 takes it for another thing; {_REPORT}"
@@ -200,12 +200,12 @@ def same(guest: Guest) -> Finding:
             text = f"{CALLS[field]} returned {_hex(before)} then, and {_hex(now)} now"
             different.setdefault(int(call["cpu"]), text)
     if different:
-        cpus = sorted(different)
-        return warned(
-            different[cpus[0]],
+        return by_cpu(
+            warned,
+            different,
             "the VM was moved to another hypervisor, or this one was changed: reboot the guest,"
             " so that its kernel asks again",
-        ).on(cpus)
+        )
     return passed(f"{compared} answers") if compared else skipped("no CPU was asked twice")
 
 
@@ -227,7 +227,7 @@ def _answer(calls: Calls, call: np.void, function: int, argument: int) -> int:
 
 
 def _all_refused(calls: Calls, consequence: str) -> Finding:
-    accepted = calls[(calls["x"][:, 0] & _REFUSED) == 0]
+    accepted = calls[(calls["x"][:, 0] & REFUSAL_BIT) == 0]
     if len(accepted):
         advice = f"{consequence}; {_REPORT}"
         return failed(_returned(accepted[0]), advice).on(np.unique(accepted["cpu"]))

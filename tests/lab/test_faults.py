@@ -167,10 +167,9 @@ def test_a_writer_that_fails_is_reported(lab):
 
 def test_halted_time_is_told_of_a_vcpu_that_sleeps(lab):
     with lab.lying(Lie(counts_halted=True), vcpu=2):
-        began = time.monotonic_ns()
         before = count(lab, 2)
         lab.run(["taskset", "-c", "2", "sleep", "1"])
-        assert count(lab, 2) - before > 0.5 * (time.monotonic_ns() - began)
+        assert count(lab, 2) - before > 900_000_000
 
 
 # What is told of what is taken; of what is not told in parts, the least and the most of it.

@@ -22,7 +22,7 @@ from typing import Any
 import campaign
 import pytest
 from campaign import HEALTHY_RUNS, LIARS_RUNS
-from validator import VALIDATORS, claim_again, ipa, labs_in_turn
+from validator import VALIDATORS, claim_again, going_on, ipa, labs_in_turn, pin_vcpus
 
 from guestpv.page import abi
 from guestpv.validate import Verdict, catalogue
@@ -85,21 +85,6 @@ def lying(*, vcpu: int | None = None, count_ns: int | None = None, **lie: Any) -
     return arrange
 
 
-# As the host's clock goes on, and not from what stands there: of what KVM writes nothing is lost
-# but what comes between a read and the write after it.
-CREEPING = """
-import os, time
-os.sched_setaffinity(0, {{max(os.sched_getaffinity(0))}})
-was = time.monotonic_ns()
-while True:
-    now = time.monotonic_ns()
-    step = (now - was) * {ppm} // 1_000_000
-    if step:
-        was += step * 1_000_000 // {ppm}
-        write(8, (int.from_bytes(read(8, 8), "little") + step).to_bytes(8, "little"))
-"""
-
-
 def creeping(part: float) -> Arrange:
     """vCPU 0 has one of the host's CPUs for itself, and its count goes on all the same."""
 
@@ -107,20 +92,13 @@ def creeping(part: float) -> Arrange:
     def arrange(lab: Lab) -> Iterator[None]:
         pin_vcpus(lab, "0", "1")
         try:
-            with lab.writing(ipa(0), CREEPING.format(ppm=round(1e6 * part))):
+            with going_on(lab, 0, part):
                 yield
         finally:
             pin_vcpus(lab, "0-1", "0-1")
             claim_again(lab)
 
     return arrange
-
-
-def pin_vcpus(lab: Lab, *cpus: str) -> None:
-    for vcpu in lab.qmp("query-cpus-fast"):
-        allowed = cpus[vcpu["cpu-index"]]
-        pin = ["taskset", "--pid", "--cpu-list", allowed, str(vcpu["thread-id"])]
-        lab.host.run(pin).check_returncode()
 
 
 @contextmanager

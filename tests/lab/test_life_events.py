@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 from reportschema import VALIDATOR
+from validator import ipa
 
-from guestpv.page import abi
 from pvlab import Lab, kmod
 from pvlab.kernels import kernel
 
 FAILED, MISMATCH = 11, 2
-BASE = 0x090A0000  # where QEMU has the structures, 64 bytes apart
 CHECK_MS = "/sys/module/guestpv/parameters/check_ms"
 VMFORK = Path(__file__).parent / "vmfork"
 VCPUS = 2
@@ -73,7 +72,7 @@ def not_passed(checks: dict[str, dict]) -> dict[str, str]:
 def lose_counts(lab: Lab, vcpu: int) -> None:
     """In a stop of some milliseconds, as on a host that begins to count anew."""
     lab.qmp("stop")
-    lab.write_guest_memory(BASE + abi.STRUCTURE_ALIGNMENT * vcpu, bytes(16))
+    lab.write_guest_memory(ipa(vcpu), bytes(16))
     lab.qmp("cont")
 
 
@@ -102,8 +101,8 @@ def test_the_time_of_a_stop_that_is_counted_fails(lab):
     before = record(lab)
     lab.qmp("stop")
     time.sleep(20)
-    count = int.from_bytes(lab.read_guest_memory(BASE + 8, 8), "little") + 20 * 10**9
-    lab.write_guest_memory(BASE + 8, count.to_bytes(8, "little"))
+    count = int.from_bytes(lab.read_guest_memory(ipa(0) + 8, 8), "little") + 20 * 10**9
+    lab.write_guest_memory(ipa(0) + 8, count.to_bytes(8, "little"))
     lab.qmp("cont")
     checks = compare(lab, before, "migrated", expect=FAILED)
     assert not_passed(checks) == {"grew": "fail"}

@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
+from validator import ipa
 
 from guestpv.page import abi
 from guestpv.validate.iomem import names_of
 from pvlab import Lab
 
 ST, FEATURES, ARCH_FEATURES = abi.PV_TIME_ST, abi.PV_TIME_FEATURES, 0x80000001
-BASE = 0x090A0000
 RAM = 0x40000000
 REFUSED = -1
 FAILED = 11
@@ -51,14 +51,14 @@ FAULTS = [
     Fault(
         "unaligned",
         "address.aligned",
-        every(call=ST, answer=BASE + 8),
+        every(call=ST, answer=ipa(0) + 8),
         "0x90a0008",
         ("claim-6.1",),
     ),
     Fault(
         "one for two vCPUs",
         "address.apart",
-        every(call=ST, vcpu=1, answer=BASE),
+        every(call=ST, vcpu=1, answer=ipa(0)),
         "cpu1",
         ("stock-6.1",),  # where nobody owns them, the other one is good, and the module loads
     ),

@@ -14,16 +14,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from textwrap import dedent
 from typing import Any
 
 import pytest
 from reportschema import VALIDATOR
-from validator import VALIDATORS, claim_again, guestpv, ipa, labs_in_turn, load_again
+from validator import (
+    VALIDATORS,
+    claim_again,
+    going_on,
+    guestpv,
+    ipa,
+    labs_in_turn,
+    load_again,
+    pin_vcpus,
+)
 
 from guestpv.driver.ask import UPPER
 from guestpv.page import abi
 from guestpv.validate import catalogue
+from guestpv.validate.check import CHECKS
 from guestpv.validate.life_events import IDS as COMPARING
 from pvlab import Lab
 from pvlab.cache import CHECKOUT
@@ -138,21 +147,15 @@ def at_its_end(lab: Lab) -> Iterator[None]:
     claim_again(lab)
 
 
-def run_vcpus_on(lab: Lab, cpus: str) -> None:
-    for vcpu in lab.qmp("query-cpus-fast"):
-        pin = ["taskset", "--pid", "--cpu-list", cpus, str(vcpu["thread-id"])]
-        lab.host.run(pin).check_returncode()
-
-
 @contextmanager
 def creeping(lab: Lab) -> Iterator[None]:
     """The count goes on while its vCPU runs: for that the host needs a CPU beside the vCPU's."""
-    run_vcpus_on(lab, "0")
+    pin_vcpus(lab, "0", "0")
     try:
         with lab.creeping_count(ipa(0), by_ns=1_000):
             yield
     finally:
-        run_vcpus_on(lab, "0-1")
+        pin_vcpus(lab, "0-1", "0-1")
 
 
 @contextmanager
@@ -197,16 +200,8 @@ def counting_while_offline(lab: Lab) -> Iterator[None]:
 
     Not as fast as that, which could be more than time passes, by the guest's clock.
     """
-    going_on = """
-    import time
-    was = time.monotonic_ns()
-    while True:
-        now = time.monotonic_ns()
-        grown = int.from_bytes(read(8, 8), "little") + (now - was) * 3 // 4
-        write(8, grown.to_bytes(8, "little"))
-        was = now
-    """
-    with lab.not_restarting(), lab.writing(ipa(1), dedent(going_on)):
+    claim_again(lab)  # or the module may find meanwhile what the fault before has set back
+    with lab.not_restarting(), going_on(lab, 1, 0.75):
         yield
 
 
@@ -624,8 +619,9 @@ def test_the_command_as_it_is_run_by_users(labs):
     said = guestpv(lab, "validate")
     lab.steal(0)
     print(said)
-    assert f"{len(SKIPPED)} skipped" in said
-    assert " 0 failed, 0 errors" in said
+    skipped = re.search(r" 0 failed, 0 errors, (\d+) skipped", said)
+    assert skipped
+    assert int(skipped[1]) >= len(SKIPPED)  # more on a machine that is itself busy
     assert "No promise of the hypervisor that was checked was broken." in said
 
 
@@ -716,10 +712,10 @@ def test_each_check_has_a_fault_that_trips_it(request):
     faults = [call.params.get("fault") for call in calls if call]
     ran = {fault.check for fault in faults if isinstance(fault, Fault)}
     assert CAUGHT.keys() >= ran
-    for check in catalogue():
-        faults = CAUGHT.get(check.id) or [ELSEWHERE.get(check.id, "a hole: no fault tripped it")]
-        print(f"{check.id:24} {'; '.join(faults)}")
+    for id in CHECKS:
+        faults = CAUGHT.get(id) or [ELSEWHERE.get(id, "a hole: no fault tripped it")]
+        print(f"{id:24} {'; '.join(faults)}")
     owned = {fault.check for fault in (*PAUSED, *CLAIM, *STOCK)}
-    assert owned | ELSEWHERE.keys() == {check.id for check in catalogue()}
+    assert owned | ELSEWHERE.keys() == CHECKS.keys()
     assert owned.isdisjoint(ELSEWHERE)
     print(f"{'no check':24} moved to a host without the feature: it refuses (test_moving.py)")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from reportschema import VALIDATOR
+from validator import pin_vcpus
 
 from pvlab import Lab
 
@@ -100,10 +101,7 @@ def test_time_that_is_taken_from_one_vcpu_only_is_told_of_that_one(lab: Lab) -> 
     loop = f"taskset -c 0 sh -c '{LOOP}' </dev/null >/dev/null 2>&1 & echo $!"
     pid = lab.host.run(["sh", "-c", loop]).stdout.strip()
     try:
-        for vcpu in lab.qmp("query-cpus-fast"):
-            cpu = "0" if vcpu["cpu-index"] == 0 else "1"
-            pin = ["taskset", "--pid", "--cpu-list", cpu, str(vcpu["thread-id"])]
-            lab.host.run(pin).check_returncode()
+        pin_vcpus(lab, "0", "1", "1")
         options = "--quick --cpu 0-1 --require contended --only counter,gaps"
         code, report = validated(lab, f"{{validate}} {options}")
     finally:

@@ -5,7 +5,7 @@ import json
 import select
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from guestpv.page import abi
@@ -31,6 +31,20 @@ for line in sys.stdin:
         after_s[outcome.check.id] = time.monotonic() - began
     guest.reader.close()
     print(json.dumps([findings, after_s]), flush=True)
+"""
+
+# As the host's clock goes on, and not from what stands there: of what KVM writes nothing is lost
+# but what comes between a read and the write after it.
+GOING_ON = """
+import os, time
+os.sched_setaffinity(0, {{max(os.sched_getaffinity(0))}})
+was = time.monotonic_ns()
+while True:
+    now = time.monotonic_ns()
+    step = (now - was) * {ppm} // 1_000_000
+    if step:
+        was += step * 1_000_000 // {ppm}
+        write(8, (int.from_bytes(read(8, 8), "little") + step).to_bytes(8, "little"))
 """
 
 
@@ -96,6 +110,19 @@ def labs_in_turn() -> Iterator[Callable[..., Lab]]:
 
 def ipa(vcpu: int) -> int:
     return BASE + abi.STRUCTURE_ALIGNMENT * vcpu
+
+
+def going_on(lab: Lab, vcpu: int, part: float) -> AbstractContextManager[None]:
+    """The count of a vCPU goes on by this part of the host's clock, whatever the vCPU does."""
+    return lab.writing(ipa(vcpu), GOING_ON.format(ppm=round(1e6 * part)))
+
+
+def pin_vcpus(lab: Lab, *cpus: str) -> None:
+    """Each vCPU may run on the host's CPUs in its list."""
+    for vcpu in lab.qmp("query-cpus-fast"):
+        allowed = cpus[vcpu["cpu-index"]]
+        pin = ["taskset", "--pid", "--cpu-list", allowed, str(vcpu["thread-id"])]
+        lab.host.run(pin).check_returncode()
 
 
 def guestpv(lab: Lab, *arguments: str, expect: int = 0) -> str:

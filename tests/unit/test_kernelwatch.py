@@ -38,21 +38,26 @@ def test_slack_is_what_was_stolen_while_the_kernel_was_asked(count0, count1, sla
     assert account["slack_ns"] == slack_ns
 
 
+def give(monkeypatch, known, field, seconds):
+    """Have each sample of the kernel's account say so many; the CPU is not in it for None."""
+    samples = iter(seconds)
+
+    def next_sample(reader):
+        account = no_accounts(reader.cpus)
+        if (said := next(samples)) is not None:
+            account["present"] = account[known] = True
+            account[field] = said * SECOND
+        return reader.snapshot(), account
+
+    monkeypatch.setattr(kernelwatch, "sample", next_sample)
+
+
 @pytest.mark.parametrize(
     ("began_s", "ended_s", "spent_s"), [(100, 103, 3), (None, 103, 0), (100, None, 0), (9, 8, 0)]
 )
 def test_interrupts_are_of_the_time_between_two_figures(monkeypatch, began_s, ended_s, spent_s):
     """A CPU that came online meanwhile has no first one: not all since the boot is of the run."""
-    samples = iter((began_s, ended_s))
-
-    def next_sample(reader):
-        account = no_accounts(reader.cpus)
-        if (seconds := next(samples)) is not None:
-            account["present"] = account["run_known"] = True
-            account["interrupts_ns"] = seconds * SECOND
-        return reader.snapshot(), account
-
-    monkeypatch.setattr(kernelwatch, "sample", next_sample)
+    give(monkeypatch, "run_known", "interrupts_ns", (began_s, ended_s))
     watch = KernelWatch(Source(0, 0))
     watch.update(settled=True)
     assert watch.interrupts_ns.tolist() == [spent_s * SECOND]
@@ -64,16 +69,7 @@ def test_interrupts_are_of_the_time_between_two_figures(monkeypatch, began_s, en
 )
 def test_a_cpu_that_goes_offline_does_not_run_backwards(monkeypatch, steal_s, backwards_s):
     """In its last moments Linux takes all that was stolen for less than nothing, and subtracts."""
-    samples = iter(steal_s)
-
-    def next_sample(reader):
-        account = no_accounts(reader.cpus)
-        if (seconds := next(samples)) is not None:
-            account["present"] = account["steal_known"] = True
-            account["steal_ns"] = seconds * SECOND
-        return reader.snapshot(), account
-
-    monkeypatch.setattr(kernelwatch, "sample", next_sample)
+    give(monkeypatch, "steal_known", "steal_ns", steal_s)
     watch = KernelWatch(Source(0, 0, 0))
     watch.update(settled=True)
     watch.update(settled=True)

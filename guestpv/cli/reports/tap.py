@@ -15,7 +15,7 @@ import yaml
 
 from guestpv.cli.records import plain
 from guestpv.cli.reports import Summary
-from guestpv.cli.reports.json import outcome_record
+from guestpv.cli.reports.json import outcome_record, summary_record
 from guestpv.validate import Check, Outcome, Verdict
 
 _TOLD = ("verdict", "level", "severity", "promise", "clause", "text", "advice", "cpus", "figures")
@@ -43,8 +43,6 @@ class TapReport:
         self._point(ok, outcome.check.id, block={name: record[name] for name in _TOLD})
 
     def end(self, summary: Summary) -> None:
-        from guestpv.cli.reports.json import summary_record
-
         for outcome in summary.outcomes:
             if outcome.check.id not in self._told:
                 self.outcome(outcome)
