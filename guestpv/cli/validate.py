@@ -254,6 +254,12 @@ def _path(source: str) -> str:
                 "It is the kernel's own account, and not what a hypervisor promised",
                 "validate the device: 'sudo guestpv validate'",
             )
+        if reader.source.simulated:
+            raise NoSourceError(
+                f"{reader.source.path}: nothing to validate",
+                "It is simulated, and no hypervisor promised anything",
+                "validate the device: 'sudo guestpv validate'",
+            )
         return reader.source.path
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The numbers of kmod/uapi/guestpv.h, which documents them, in Python."""
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Self
 
 DEVICE = "/dev/guestpv"
@@ -29,6 +29,13 @@ NOT_SUPPORTED = (-1, 0xFFFFFFFF)
 
 STRUCTURE_ALIGNMENT = 64
 """Bytes to which a structure is aligned (DEN0057A, 3.2.2)."""
+
+
+class Flag(IntFlag):
+    """What has to be known of a page as a whole; the device's has none of these."""
+
+    SIMULATED = 1
+    """No hypervisor wrote it, and nothing was stolen: a simulation fills it."""
 
 
 class Conduit(IntEnum):

@@ -19,7 +19,7 @@ HEADER = np.dtype(
         ("smccc_version", "u4"),
         ("conduit", "u4"),
         ("instance", "u8"),
-        ("reserved", "u8"),
+        ("flags", "u8"),
     ]
 )
 """struct guestpv_header"""

@@ -159,6 +159,15 @@ enum guestpv_reason {
 };
 
 /**
+ * enum guestpv_flag - what has to be known of a mapping as a whole
+ * @GUESTPV_FLAG_SIMULATED: no hypervisor wrote this, and nothing was stolen: it
+ *	is a file that a simulation fills. Say so wherever its counts are shown.
+ */
+enum guestpv_flag {
+	GUESTPV_FLAG_SIMULATED	= 1,
+};
+
+/**
  * struct guestpv_header - the beginning of the mapping
  * @magic: GUESTPV_MAGIC
  * @abi_version: GUESTPV_ABI_VERSION; with another value, interpret nothing else
@@ -172,7 +181,7 @@ enum guestpv_reason {
  * @conduit: one of &enum guestpv_conduit
  * @instance: a random number of this load of the module, never zero: epochs and
  *	counts of two instances can't be compared
- * @reserved: zero
+ * @flags: of &enum guestpv_flag; the device has none
  */
 struct guestpv_header {
 	__u64 magic;
@@ -186,7 +195,7 @@ struct guestpv_header {
 	__u32 smccc_version;
 	__u32 conduit;
 	__u64 instance;
-	__u64 reserved;
+	__u64 flags;
 };
 
 /**

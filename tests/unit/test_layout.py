@@ -29,6 +29,7 @@ DECLARED_IN = {
     "observation": NATIVE / "observer.h",
 }
 ENUMS = {
+    "FLAG": abi.Flag,
     "CONDUIT": abi.Conduit,
     "STATE": abi.State,
     "ORIGIN": abi.Origin,
