@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from guestpv.cli.info import info
 from guestpv.cli.load import load, unload
 from guestpv.cli.read import read
+from guestpv.cli.sim import sim
 from guestpv.cli.validate import validate
 from guestpv.cli.watch import watch
 from guestpv.errors import Error
@@ -60,6 +61,7 @@ app.command()(unload)
 app.command()(read)
 app.command()(watch)
 app.command()(validate)
+app.command()(sim)
 
 
 def _print_version(wanted: bool) -> None:
