@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from guestpv.cli.check import CheckCommand, check
 from guestpv.cli.info import info
 from guestpv.cli.load import load, unload
 from guestpv.cli.read import read
@@ -45,7 +46,7 @@ class _Group(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
         codes = "".join(f" {code:>3}  {meaning}\n" for code, meaning in _EXIT_CODES.items())
-        formatter.write(f" Exit codes, the same for every command:\n\n{codes}\n{_ERRORS}")
+        formatter.write(f" Exit codes, the same for every command but check:\n\n{codes}\n{_ERRORS}")
 
 
 app = typer.Typer(
@@ -61,6 +62,7 @@ app.command()(unload)
 app.command()(read)
 app.command()(watch)
 app.command()(validate)
+app.command(cls=CheckCommand)(check)
 app.command()(sim)
 
 

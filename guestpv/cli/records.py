@@ -31,6 +31,12 @@ guestpv.info/1, one object; null for what is not there, or was not called:
                     signed numbers: arch_features, features_self, features_st, features_st_draft,
                     features_undefined, features_st_smc32, features_smc32, st_return
 
+guestpv.check/1, one object, also where something went wrong (then with status and text alone):
+    status          OK, WARNING, CRITICAL, UNKNOWN, and text: what is said in the line
+    source, max_percent, warn_percent, watched_ns; judged: worst or total, which share is of
+    share, total    percent of the time online_ns (null where some is not known), and the bounds
+                    low_percent and high_percent; cpus: the same of each cpu
+
 guestpv.sim/1, one object when it begins: path, instance, vcpus, seed; and then
 guestpv.sim-event/1, one for each event of the script when it has happened: at_s (seconds of the
 simulation), what, and what else the script says of it: cpus, percent, seconds, ...

@@ -120,9 +120,7 @@ class SimulatedMachine:
     def close(self) -> None:
         """The machine is gone: what remains is an image in which all CPUs are offline."""
         if self._mapped:
-            self._entries["state"][self._entries["state"] == State.ONLINE] = State.OFFLINE
-            self._publish()
-            self._unmap()
+            self._end_page()
 
     def __enter__(self) -> Self:
         return self
@@ -260,7 +258,10 @@ class SimulatedMachine:
         self._index = index.view(np.uint64)
         self._entries = index.view(layout.ENTRY).copy()  # what is published as a whole
 
-    def _unmap(self) -> None:
+    def _end_page(self) -> None:
+        """Whoever has it open sees that nothing of it goes on."""
+        self._entries["state"][self._entries["state"] == State.ONLINE] = State.OFFLINE
+        self._publish()
         self._mapped = False
         del self._image, self._words, self._sequence, self._index
         os.close(self._lock)
@@ -269,7 +270,7 @@ class SimulatedMachine:
         if self._mapped:
             with suppress(FileNotFoundError):
                 self.path.unlink()
-            self._unmap()
+            self._end_page()
 
     def _publish(self) -> None:
         """Counts and index change together for a reader: the sequence is odd meanwhile."""

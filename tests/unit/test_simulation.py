@@ -207,6 +207,7 @@ def test_the_module_goes_and_another_instance_comes(simulate):
     machine.advance(1.5)
     with pytest.raises(guestpv.NoSourceError):
         guestpv.open(machine.path)
+    assert before.snapshot()["state"].tolist() == [State.OFFLINE] * 2
     machine.advance(1)
     with guestpv.open(machine.path) as reader:
         assert reader.instance == machine.instance != before.instance
