@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from guestpv.cli.check import CheckCommand, check
+from guestpv.cli.exporter import exporter
 from guestpv.cli.info import info
 from guestpv.cli.load import load, unload
 from guestpv.cli.read import read
@@ -63,6 +64,7 @@ app.command()(read)
 app.command()(watch)
 app.command()(validate)
 app.command(cls=CheckCommand)(check)
+app.command()(exporter)
 app.command()(sim)
 
 
