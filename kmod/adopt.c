@@ -34,10 +34,13 @@ static bool guestpv_is_this_build(const char *build)
 	       !strcmp(build + len + 1, uts->version);
 }
 
-int guestpv_owner_init(long adopt_offset, const char *adopt_build)
+int guestpv_owner_init(long adopt_offset, const char *adopt_build, bool probe)
 {
 	int err;
 
+	/* What was answered can be shown without the addresses. */
+	if (probe && !adopt_offset && !adopt_build)
+		return 0;
 	if (!adopt_offset || !adopt_build) {
 		pr_err("this kernel owns the stolen-time structures: adopt_offset and adopt_build are needed to adopt them; 'guestpv load' finds them\n");
 		return -EINVAL;
@@ -75,6 +78,10 @@ void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry)
 			     guestpv_adopt.region_offset;
 	const void *kaddr;
 
+	if (!guestpv_adopt.region_offset) {
+		entry->fault = GUESTPV_FAULT_PROBED;
+		return;
+	}
 	entry->origin = GUESTPV_ORIGIN_ADOPTED;
 	entry->fault = GUESTPV_FAULT_UNREADABLE;
 
@@ -86,12 +93,19 @@ void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry)
 								 GUESTPV_FAULT_NO_REGION;
 		return;
 	}
-	if (!is_vmalloc_addr(kaddr) || !IS_ALIGNED((unsigned long)kaddr, 64) ||
-	    !vmalloc_to_page(kaddr))
+	/* What the hypervisor put into RAM the kernel reads by the linear map. */
+	if (is_vmalloc_addr(kaddr) && vmalloc_to_page(kaddr))
+		entry->ipa = PFN_PHYS(vmalloc_to_pfn(kaddr)) | offset_in_page(kaddr);
+	else if (virt_addr_valid(kaddr))
+		entry->ipa = virt_to_phys(kaddr);
+	else
 		return;
-
-	entry->ipa = PFN_PHYS(vmalloc_to_pfn(kaddr)) | offset_in_page(kaddr);
 	entry->fault = GUESTPV_FAULT_NONE;
+}
+
+/* The kernel may have a structure from before, whatever the query says now. */
+void guestpv_owner_provoke(struct guestpv_entry *entry)
+{
 }
 
 u8 guestpv_owner_verify(unsigned int cpu, const struct guestpv_stolen_time *st)

@@ -11,7 +11,7 @@
 
 #include "core.h"
 
-int guestpv_owner_init(long adopt_offset, const char *adopt_build)
+int guestpv_owner_init(long adopt_offset, const char *adopt_build, bool probe)
 {
 	guestpv_clock_fn clock;
 
@@ -39,6 +39,14 @@ void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry)
 		entry->fault = GUESTPV_FAULT_NOT_SUPPORTED;
 	else
 		entry->ipa = res.a0;
+}
+
+void guestpv_owner_provoke(struct guestpv_entry *entry)
+{
+	struct arm_smccc_res res;
+
+	arm_smccc_1_1_invoke(GUESTPV_PV_TIME_ST, &res);
+	entry->st_return = res.a0;
 }
 
 u8 guestpv_owner_verify(unsigned int cpu, const struct guestpv_stolen_time *st)

@@ -18,7 +18,7 @@
 #include "uapi/guestpv.h"
 
 /* discover.c: does this CPU's hypervisor offer PV-time? */
-int guestpv_discover_conduit(u32 *smccc_version, u32 *conduit);
+u32 guestpv_discover_conduit(void);
 void guestpv_discover_nothing(struct guestpv_entry *entry);
 int guestpv_discover(struct guestpv_entry *entry);
 
@@ -31,17 +31,20 @@ int guestpv_kernel_clock(guestpv_clock_fn *clock);
  * learn: where is this CPU's structure? Runs on @cpu, in a context that can
  * sleep, reads nothing at the address, and fills in origin, fault and what was
  * learned: ipa, st_return.
+ * provoke: is PV_TIME_ST refused where the query for it was? Runs like learn.
  * verify: is what stands at the address, which was checked, this CPU's count?
  * judge: does this one entry say that nothing of what was learned is right?
  */
-int guestpv_owner_init(long adopt_offset, const char *adopt_build);
+int guestpv_owner_init(long adopt_offset, const char *adopt_build, bool probe);
 void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry);
+void guestpv_owner_provoke(struct guestpv_entry *entry);
 u8 guestpv_owner_verify(unsigned int cpu, const struct guestpv_stolen_time *st);
 int guestpv_owner_judge(const struct guestpv_entry *entry);
 
 /* pages.c: the guest pages that hold structures, behind the index in the mapping */
 int guestpv_pages_init(size_t index_bytes);
 void guestpv_pages_exit(void);
+u8 guestpv_pages_check(u64 ipa);
 u8 guestpv_pages_place(u64 ipa, u32 *offset);
 u32 guestpv_pages_offset(u64 ipa);
 const struct guestpv_stolen_time *guestpv_pages_structure(u32 offset);
@@ -59,7 +62,7 @@ struct guestpv_sample {
 bool guestpv_sample(const struct guestpv_stolen_time *st, struct guestpv_sample *sample);
 
 /* index.c: which structure is where, and what it was last seen to say */
-int guestpv_index_init(u32 smccc_version, u32 conduit);
+int guestpv_index_init(u32 smccc_version, u32 conduit, u64 flags);
 void guestpv_index_exit(void);
 int guestpv_index_seal(void);
 void guestpv_index_online(unsigned int cpu, struct guestpv_entry *entry, u8 reason);
@@ -68,6 +71,7 @@ void guestpv_index_leaving(unsigned int cpu);
 bool guestpv_index_never_left(unsigned int cpu);
 void guestpv_index_gone(unsigned int cpu);
 void guestpv_index_check(u8 reason);
+bool guestpv_index_probes(void);
 u64 guestpv_index_size(void);
 bool guestpv_index_pfn(pgoff_t pgoff, unsigned long *pfn);
 u32 guestpv_index_sequence(void);

@@ -3,29 +3,20 @@
  * Discovery: SMCCC 1.1 -> ARCH_FEATURES -> PV_TIME_FEATURES -> the number of
  * PV_TIME_ST (Arm DEN0028 and DEN0057A). Every raw return value is kept.
  */
-#define pr_fmt(fmt) KBUILD_MODNAME ": not loaded: " fmt
-
 #include <linux/arm-smccc.h>
 #include <linux/errno.h>
-#include <linux/printk.h>
 
 #include "core.h"
 
-int guestpv_discover_conduit(u32 *smccc_version, u32 *conduit)
+u32 guestpv_discover_conduit(void)
 {
-	*smccc_version = arm_smccc_get_version();
-
 	switch (arm_smccc_1_1_get_conduit()) {
 	case SMCCC_CONDUIT_SMC:
-		*conduit = GUESTPV_CONDUIT_SMC;
-		return 0;
+		return GUESTPV_CONDUIT_SMC;
 	case SMCCC_CONDUIT_HVC:
-		*conduit = GUESTPV_CONDUIT_HVC;
-		return 0;
+		return GUESTPV_CONDUIT_HVC;
 	default:
-		pr_err("SMCCC version %u.%u without a conduit: PV-time needs 1.1 or later and firmware that describes it (PSCI in the device tree or ACPI)\n",
-		       *smccc_version >> 16, *smccc_version & 0xffff);
-		return -ENODEV;
+		return GUESTPV_CONDUIT_NONE;
 	}
 }
 
@@ -75,11 +66,13 @@ void guestpv_discover_nothing(struct guestpv_entry *entry)
  * guestpv_discover() - ask the hypervisor of this CPU for PV-time
  * @entry: where the raw return values go, and the number of PV_TIME_ST
  *
- * Return: 0, or -EOPNOTSUPP if the hypervisor refused.
+ * Return: 0; -EOPNOTSUPP if the hypervisor refused; -ENODEV if it can't be asked.
  */
 int guestpv_discover(struct guestpv_entry *entry)
 {
 	guestpv_discover_nothing(entry);
+	if (guestpv_discover_conduit() == GUESTPV_CONDUIT_NONE)
+		return -ENODEV;
 
 	entry->arch_features = guestpv_call(ARM_SMCCC_ARCH_FEATURES_FUNC_ID,
 					    GUESTPV_PV_TIME_FEATURES);

@@ -6,6 +6,7 @@
  */
 #include <linux/cpu.h>
 #include <linux/cpuhotplug.h>
+#include <linux/errno.h>
 #include <linux/platform_device.h>
 #include <linux/pm.h>
 #include <linux/smp.h>
@@ -18,18 +19,44 @@ static struct {
 	struct platform_device *pdev;
 } guestpv_hotplug;
 
+static void guestpv_learn_and_map(unsigned int cpu, struct guestpv_entry *entry)
+{
+	if (guestpv_discover(entry))
+		entry->fault = GUESTPV_FAULT_NOT_SUPPORTED;
+	else
+		guestpv_owner_learn(cpu, entry);
+	if (!entry->fault)
+		entry->fault = guestpv_pages_place(entry->ipa, &entry->offset);
+	if (!entry->fault)
+		entry->fault = guestpv_owner_verify(cpu, guestpv_pages_structure(entry->offset));
+}
+
+/* Nothing is mapped, and nothing read at the address. */
+static void guestpv_learn_only(unsigned int cpu, struct guestpv_entry *entry)
+{
+	switch (guestpv_discover(entry)) {
+	case 0:
+		guestpv_owner_learn(cpu, entry);
+		if (!entry->fault)
+			entry->fault = guestpv_pages_check(entry->ipa);
+		break;
+	case -EOPNOTSUPP:
+		guestpv_owner_provoke(entry);
+		entry->fault = GUESTPV_FAULT_NOT_SUPPORTED;
+		break;
+	}
+	if (!entry->fault)
+		entry->fault = GUESTPV_FAULT_PROBED;
+}
+
 static void guestpv_learn(unsigned int cpu, u8 reason)
 {
 	struct guestpv_entry entry = { };
 
-	if (guestpv_discover(&entry))
-		entry.fault = GUESTPV_FAULT_NOT_SUPPORTED;
+	if (guestpv_index_probes())
+		guestpv_learn_only(cpu, &entry);
 	else
-		guestpv_owner_learn(cpu, &entry);
-	if (!entry.fault)
-		entry.fault = guestpv_pages_place(entry.ipa, &entry.offset);
-	if (!entry.fault)
-		entry.fault = guestpv_owner_verify(cpu, guestpv_pages_structure(entry.offset));
+		guestpv_learn_and_map(cpu, &entry);
 
 	guestpv_index_online(cpu, &entry, reason);
 }

@@ -60,6 +60,7 @@ static const char *guestpv_fault_text(u8 fault)
 		[GUESTPV_FAULT_UNREADABLE]	= "the structure could not be mapped or read",
 		[GUESTPV_FAULT_MISMATCH]	= "the count is not the one that the kernel reads",
 		[GUESTPV_FAULT_SHARED_PAGE]	= "memory of a device is in the same page",
+		[GUESTPV_FAULT_PROBED]		= "the module was loaded to probe only",
 	};
 
 	return fault < ARRAY_SIZE(text) ? text[fault] : "unknown fault";
@@ -197,7 +198,8 @@ static bool guestpv_has_other(unsigned int cpu, u64 ipa)
 	unsigned int other;
 
 	for (other = 0; other < nr_cpu_ids; other++)
-		if (other != cpu && entries[other].offset && entries[other].ipa == ipa)
+		if (other != cpu && entries[other].ipa == ipa &&
+		    (entries[other].offset || entries[other].fault == GUESTPV_FAULT_PROBED))
 			return true;
 
 	return false;
@@ -223,7 +225,8 @@ void guestpv_index_online(unsigned int cpu, struct guestpv_entry *entry, u8 reas
 	entry->reason = old->reason;
 	entry->epoch_stolen_ns = old->epoch_stolen_ns;
 
-	if (!entry->fault && guestpv_has_other(cpu, entry->ipa))
+	if ((!entry->fault || entry->fault == GUESTPV_FAULT_PROBED) && entry->ipa &&
+	    guestpv_has_other(cpu, entry->ipa))
 		entry->fault = GUESTPV_FAULT_OVERLAP;
 	if (!entry->fault && !guestpv_sample(guestpv_pages_structure(entry->offset), &sample))
 		entry->fault = GUESTPV_FAULT_UNREADABLE;
@@ -366,7 +369,8 @@ void guestpv_index_check(u8 reason)
 /**
  * guestpv_index_seal() - judge what was found at load, before users see it
  *
- * Puts the pages in the order of their addresses.
+ * Puts the pages in the order of their addresses. A load that only probes has none,
+ * and takes everything as it is.
  *
  * Return: 0; -EOPNOTSUPP if the hypervisor gave no structure to any CPU, though
  * it vouched for the call; or -ENXIO if none was found that can be trusted.
@@ -378,6 +382,11 @@ int guestpv_index_seal(void)
 	unsigned int cpu, found = 0;
 	bool given = false;
 	u32 st_call = 0;
+
+	if (guestpv_index_probes()) {
+		pr_info("probed: no structure is mapped, and none can be read\n");
+		return 0;
+	}
 
 	for_each_possible_cpu(cpu) {
 		entry = &guestpv_index.entries[cpu];
@@ -422,6 +431,12 @@ int guestpv_index_seal(void)
 	return 0;
 }
 
+/* Whether nothing but the index is to be mapped. */
+bool guestpv_index_probes(void)
+{
+	return guestpv_index.header->flags & GUESTPV_FLAG_PROBE;
+}
+
 u64 guestpv_index_size(void)
 {
 	return guestpv_index.header->size;
@@ -450,7 +465,7 @@ wait_queue_head_t *guestpv_index_changed(void)
 	return &guestpv_index.changed;
 }
 
-int guestpv_index_init(u32 smccc_version, u32 conduit)
+int guestpv_index_init(u32 smccc_version, u32 conduit, u64 flags)
 {
 	struct guestpv_header *header;
 	unsigned int cpu;
@@ -483,6 +498,7 @@ int guestpv_index_init(u32 smccc_version, u32 conduit)
 		.smccc_version = smccc_version,
 		.conduit = conduit,
 		.instance = get_random_long() | 1,
+		.flags = flags,
 	};
 	guestpv_index.header = header;
 	guestpv_index.entries = (struct guestpv_entry *)(header + 1);

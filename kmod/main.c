@@ -6,6 +6,7 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/arm-smccc.h>
 #include <linux/cpu.h>
 #include <linux/module.h>
 #include <linux/smp.h>
@@ -20,6 +21,10 @@ static char *guestpv_adopt_build;
 module_param_named(adopt_build, guestpv_adopt_build, charp, 0444);
 MODULE_PARM_DESC(adopt_build, "the kernel that adopt_offset belongs to: uname's release, a space, and its version");
 
+static bool guestpv_probe;
+module_param_named(probe, guestpv_probe, bool, 0444);
+MODULE_PARM_DESC(probe, "load whatever the hypervisor answers, show that, and map no structure; 'guestpv validate' does so where nothing else can be judged");
+
 static int __init guestpv_discover_here(void *entry)
 {
 	return guestpv_discover(entry);
@@ -32,8 +37,15 @@ static int __init guestpv_discover_here(void *entry)
 static int __init guestpv_refuse_without_pv_time(void)
 {
 	struct guestpv_entry entry = { };
+	u32 version = arm_smccc_get_version();
 	int err = -EOPNOTSUPP;
 	unsigned int cpu;
+
+	if (guestpv_discover_conduit() == GUESTPV_CONDUIT_NONE) {
+		pr_err("not loaded: SMCCC version %u.%u without a conduit: PV-time needs 1.1 or later and firmware that describes it (PSCI in the device tree or ACPI)\n",
+		       version >> 16, version & 0xffff);
+		return -ENODEV;
+	}
 
 	cpus_read_lock();
 	for_each_online_cpu(cpu) {
@@ -56,20 +68,19 @@ static int __init guestpv_refuse_without_pv_time(void)
 
 static int __init guestpv_init(void)
 {
-	u32 smccc_version, conduit;
 	int err;
 
-	err = guestpv_discover_conduit(&smccc_version, &conduit);
-	if (err)
-		return err;
-	err = guestpv_refuse_without_pv_time();
-	if (err)
-		return err;
-	err = guestpv_owner_init(guestpv_adopt_offset, guestpv_adopt_build);
+	if (!guestpv_probe) {
+		err = guestpv_refuse_without_pv_time();
+		if (err)
+			return err;
+	}
+	err = guestpv_owner_init(guestpv_adopt_offset, guestpv_adopt_build, guestpv_probe);
 	if (err)
 		return err;
 
-	err = guestpv_index_init(smccc_version, conduit);
+	err = guestpv_index_init(arm_smccc_get_version(), guestpv_discover_conduit(),
+				 guestpv_probe ? GUESTPV_FLAG_PROBE : 0);
 	if (err)
 		return err;
 	err = guestpv_hotplug_init();

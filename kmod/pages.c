@@ -34,7 +34,13 @@ static bool guestpv_page_is(phys_addr_t page, unsigned long flags)
 	return region_intersects(page, PAGE_SIZE, flags, IORES_DESC_NONE) != REGION_DISJOINT;
 }
 
-static u8 guestpv_check_address(u64 ipa)
+/**
+ * guestpv_pages_check() - may a structure be there?
+ * @ipa: what the owner says of its place
+ *
+ * Return: one of &enum guestpv_fault.
+ */
+u8 guestpv_pages_check(u64 ipa)
 {
 	u64 mmfr0 = read_sanitised_ftr_reg(SYS_ID_AA64MMFR0_EL1);
 	/* PARange is bits 3:0 of every version of the register */
@@ -86,7 +92,7 @@ u8 guestpv_pages_place(u64 ipa, u32 *offset)
 	unsigned int nr = guestpv_pages.nr_slots;
 	u8 fault;
 
-	fault = guestpv_check_address(ipa);
+	fault = guestpv_pages_check(ipa);
 	if (fault)
 		return fault;
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: MIT
 """The command line: one module per command, and here what is the same for all of them."""
 
-import json
 import os
 import signal
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from guestpv.cli import exitcodes
 from guestpv.cli.check import CheckCommand, check
 from guestpv.cli.exporter import exporter
+from guestpv.cli.failure import as_error, tell
 from guestpv.cli.info import info
 from guestpv.cli.load import load, unload
 from guestpv.cli.read import read
@@ -20,21 +21,6 @@ from guestpv.cli.validate import validate
 from guestpv.cli.watch import watch
 from guestpv.errors import Error
 
-_EXIT_CODES = {
-    0: "done",
-    1: "unexpected error, or the output could not be written",
-    2: "wrong usage, or a record or event that does not fit this guest",
-    3: "nothing to read from",
-    4: "not permitted",
-    5: "device or page image of another format or version, or cut short",
-    6: "no such CPU",
-    7: "no structure, or one that must not be interpreted",
-    8: "busy",
-    9: "the module could not be loaded or unloaded",
-    10: "no PV-time on this machine",
-    11: "a check of validate failed",
-    130: "validate was interrupted, after what it had changed was undone",
-}
 _ERRORS = """\
  An error is one line on stderr, 'guestpv: WHAT. WHY: WHAT TO DO.', or with
  --json one object. Wrong usage is explained in several lines.
@@ -46,7 +32,7 @@ class _Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
-        codes = "".join(f" {code:>3}  {meaning}\n" for code, meaning in _EXIT_CODES.items())
+        codes = "".join(f" {code:>3}  {meaning}\n" for code, meaning in exitcodes.MEANINGS.items())
         formatter.write(f" Exit codes, the same for every command but check:\n\n{codes}\n{_ERRORS}")
 
 
@@ -100,40 +86,9 @@ def main() -> None:
             app()
         finally:
             sys.stdout.flush()
-    except Error as error:
-        _fail(error)
     except Exception as error:
-        if os.environ.get("GUESTPV_DEBUG"):
+        if not isinstance(error, Error) and os.environ.get("GUESTPV_DEBUG"):
             raise
-        _fail(_unexpected(error))
-
-
-def _unexpected(error: Exception) -> Error:
-    if isinstance(error, OSError) and error.strerror:
-        return Error(f"{error.filename or 'output'}: input or output failed", error.strerror)
-    return Error(
-        f"Unexpected {type(error).__name__}: {error}",
-        "This is a mistake in guestpv",
-        "please report it with what GUESTPV_DEBUG=1 in the environment shows",
-    )
-
-
-def _fail(error: Error) -> NoReturn:
-    # What is still in stdout's buffer can't be written if that is what failed; don't try again.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if "--json" in sys.argv:
-        print(
-            json.dumps(
-                {
-                    "schema": "guestpv.error/1",
-                    "exit_code": error.exit_code,
-                    "what": error.what,
-                    "why": error.why,
-                    "fix": error.fix,
-                }
-            ),
-            file=sys.stderr,
-        )
-    else:
-        print(f"guestpv: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
+        said = as_error(error)
+        tell(said)
+        sys.exit(said.exit_code)

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 
 from guestpv.account.share import Share, Shares
 from guestpv.cli.columns import SIMULATED
+from guestpv.cli.failure import as_error
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption
 from guestpv.cli.records import source_record, write
 from guestpv.cli.source import open_source
@@ -51,16 +52,12 @@ class CheckCommand(TyperCommand):
         as_json = bool(ctx.params.get("as_json"))
         try:
             return super().invoke(ctx)
-        except Error as error:
-            _unknown(str(error), as_json)
-        except OSError as error:
-            _unknown(f"{error.filename or 'input'}: {error.strerror}", as_json)
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:
-            if os.environ.get("GUESTPV_DEBUG"):
+            if not isinstance(error, Error) and os.environ.get("GUESTPV_DEBUG"):
                 raise
-            _unknown(f"a mistake in guestpv: {type(error).__name__}: {error}", as_json)
+            _unknown(str(as_error(error)), as_json)
 
 
 def _unknown(text: str, as_json: bool) -> NoReturn:

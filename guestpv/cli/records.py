@@ -44,42 +44,19 @@ simulation), what, and what else the script says of it: cpus, percent, seconds, 
 guestpv.load/1, guestpv.unload/1, one object:
     changed         whether anything was to be done; load has also module, built, adopt_offset
 
-guestpv.validate/1, one object:
-    source, kernel (uname -r), duration_s; instance is that of the beginning
-    passed, warned, failed, skipped: how many checks
-    checks          of each: id, group, promise, clause, effect (nothing, load, hotplug, suspend,
-                    reload), verdict (pass, warn, fail, skip), text, advice, figures, duration_s
-    figures         by check, {} where it has none; what fails names the first cpu that broke it
-      discovery.st           st_call: the numbers of PV_TIME_ST that are vouched for
-      structure.revision     looks: how often it was seen; where it failed, how often it was not 0,
-      structure.attributes   with cpu, and revision or attributes: what was seen then
-      counter.monotonic      failed: cpu, decreases: how often it went back
-      counter.passed         errors: cpu and error_ns of each, the time that a look takes;
-                             failed: cpu, leaps: how often, excess_ns: by how much at worst
-      counter.idle           counted_shares: of each cpu's undisturbed sleep, what part was counted
-      counter.whole          failed: cpu
-      gaps.bound             failed: cpu, reported_ns as stolen, missing_ns: no more can be
-      gaps.proportion        gaps, long ones that are judged, and switched: in which the guest ran
-                             something else; interrupts_ns of the guest, by cpu; factor, with
-                             factor_low and factor_high: what is counted of what is missing, of all
-                             vCPUs together, and constant_ns, what is missing of each gap beside
-                             that; factors by cpu (null: too few gaps); long_gaps: of each, cpu,
-                             began_ns, length_ns, stolen_ns, switches, as
-                             guestpv.latency.observation.LONG_GAP says, to be judged again
-      gaps.lost              gaps, uncounted: those that were not counted at all, like_counted: what
-                             part of these is as long as the counted ones, longer_than_counted: how
-                             many were counted and are longer than that explains
-      gaps.share             of all vCPUs together: gaps, missing_ns in them, stolen_ns of it,
-                             waited_in_guest_ns for other tasks, longest_ns of all gaps
-      kernel.agrees          procstat_steal_ns and stolen_ns over the same interval
-      host.agrees            errors: of each cpu, host_ns, error_ns: how much more the count grew,
-                             uncertainty_ns of that
-      life.paused            warned: stood_still_s, give or take a second
-      life.continues         failed: cpus, lost_ns of each
-      life.announced         warned or failed: cpus
-      life.grew              grown_ns, the most of a CPU, and passed_ns; failed: cpus
-      life.stayed            warned or failed: cpus
-      life.interface         failed: cpus
+guestpv.validate/1, one object; its JSON Schema is guestpv/cli/reports/validate.schema.json, which
+`guestpv validate --schema` writes, and says what each field is. null for what could not be opened:
+    source, instance (that of the beginning), contention, unjudged, left_out, kernel, versions,
+    options, duration_s, exit_code
+    passed, warned, failed, errors, skipped: how many checks
+    levels          of each level the worst verdict
+    conclusion      what follows: verdict, text, checks; and conditions, of the run itself
+    checks          of each: id, group, promise, clause, level, severity, effect, verdict (pass,
+                    warn, fail, error, skip), text, advice, figures, cpus (all that break the
+                    promise), unjudged, duration_s
+    figures         by check, what was measured, {} where nothing was; the schema has them all
+    long_gaps       of gaps.proportion: the fields of guestpv.latency.observation.LONG_GAP, by which
+                    a run can be judged again
 
 guestpv.validate-record/1, one object, which validate --record writes and --compare reads; the
 numbers of states, reasons and the like are those of kmod/uapi/guestpv.h:
@@ -96,8 +73,9 @@ numbers of states, reasons and the like are those of kmod/uapi/guestpv.h:
                     returned, null where it was not made
 
 guestpv.checks/1, one object, for validate --list:
-    checks          of each: id, group, promise, clause, effect, live (whether it needs a
-                    hypervisor, and not only the index of a page image)
+    checks          of each: id, group, promise, clause, level, severity, effect, live (whether it
+                    needs a hypervisor, and not only the index of a page image), advice (where a
+                    finding has none of its own)
 
 guestpv.watch/1, an object a line, one for each interval:
     interval_ns     how long it was; watched_ns: all intervals together
@@ -113,6 +91,7 @@ guestpv.watch/1, an object a line, one for each interval:
 """
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -138,19 +117,29 @@ def write(schema: str, record: dict[str, Any]) -> None:
 def dumps(schema: str, record: dict[str, Any]) -> str:
     """As one line. Integers that a double might round become decimal strings."""
     record = {"schema": schema, "time_s": round(time.time(), 6), **record}
-    return json.dumps(_interoperable(record))
+    return json.dumps(plain(record), allow_nan=False)
 
 
-def _interoperable(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """*value* as dicts, lists and scalars that any parser reads as they are meant.
+
+    An integer that a double might round is a decimal string, a float that JSON does not have null.
+    """
     match value:
         case dict():
-            return {name: _interoperable(item) for name, item in value.items()}
-        case list() | tuple():
-            return [_interoperable(item) for item in value]
-        case int() if abs(value) > MOST_EXACT:
-            return str(value)
-        case _:
+            return {str(name): plain(item) for name, item in value.items()}
+        case list() | tuple() | np.ndarray():
+            return [plain(item) for item in value]
+        case np.generic():
+            return plain(value.item())
+        case bool() | None:
             return value
+        case int():
+            return int(value) if abs(value) <= MOST_EXACT else str(int(value))
+        case float():
+            return value if math.isfinite(value) else None
+        case _:
+            return str(value)
 
 
 def instance_record(instance: int) -> str:

@@ -4,42 +4,34 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from enum import StrEnum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from guestpv.cli.compare import (
-    CompareOption,
-    EventOption,
-    RecordOption,
-    read_record,
-    record_guest,
-)
-from guestpv.cli.options import JsonOption, SourceOption
+from guestpv.cli.options import CpuOption, JsonOption, SourceOption
+from guestpv.cli.recordfile import CompareOption, EventOption, RecordOption, record_guest
 from guestpv.cli.records import write
-from guestpv.cli.source import open_source
-from guestpv.cpulist import listed
-from guestpv.errors import Error, NoSourceError
-from guestpv.page.abi import DEVICE
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from guestpv.validate import Check, HostAccount, Requirement
 
-    from guestpv.cli.reports import Report
-    from guestpv.validate import Check, Guest, HostAccount, Outcome
+_DEFAULT_S, _QUICK_S, _SHORTEST_S, _LONGEST_S = 20.0, 2.0, 1.0, 86_400.0
 
-    Progress = AbstractContextManager[Callable[[str], None]]
 
-FAILED, INTERRUPTED = 11, 130
+class FailOn(StrEnum):
+    """From which verdict on a check has failed."""
 
-_DEFAULT_S, _QUICK_S = 20.0, 2.0
+    WARN = "warn"
+    FAIL = "fail"
+
+
+class Expect(StrEnum):
+    """What the hypervisor is to offer."""
+
+    PV_TIME = "pv-time"
+    NONE = "none"
 
 
 def _host_account(text: str) -> HostAccount:
@@ -51,8 +43,8 @@ def _host_account(text: str) -> HostAccount:
         raise typer.BadParameter(str(error)) from None
 
 
-def _number(seconds: float) -> float:
-    if math.isnan(seconds):
+def _number(seconds: float | None) -> float | None:
+    if seconds is not None and math.isnan(seconds):
         raise typer.BadParameter("nan is no number")
     return seconds
 
@@ -66,9 +58,22 @@ def validate(
     skip: Annotated[
         list[str] | None, typer.Option(metavar="ID|GROUP", help="All but these checks.")
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help=f"Watch for {_QUICK_S:g} s instead of {_DEFAULT_S:g} s.")
+    cpu: CpuOption = None,
+    leave_isolated: Annotated[
+        bool, typer.Option("--leave-isolated", help="Keep no isolated CPU busy.")
     ] = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            callback=_number,
+            min=_SHORTEST_S,
+            max=_LONGEST_S,
+            metavar="SECONDS",
+            show_default=f"{_DEFAULT_S:g}",
+            help="How long to watch every vCPU.",
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help=f"Watch for {_QUICK_S:g} s only.")] = False,
     disruptive: Annotated[
         bool,
         typer.Option(
@@ -94,6 +99,24 @@ def validate(
             help="Where the host's own account is given: a line 'VCPU NANOSECONDS' for each.",
         ),
     ] = None,
+    expect: Annotated[
+        Expect,
+        typer.Option(
+            help="Whether the hypervisor is to offer stolen time; if none, that it refuses is"
+            " what is checked."
+        ),
+    ] = Expect.PV_TIME,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="From which verdict on the exit code says that a check failed.")
+    ] = FailOn.FAIL,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="contended|all-cpus",
+            help="Fail if the host took no time from a vCPU that was watched (contended), or if a "
+            "CPU was not judged (all-cpus). May be a list.",
+        ),
+    ] = None,
     record: RecordOption = None,
     compare: CompareOption = None,
     event: EventOption = None,
@@ -101,18 +124,21 @@ def validate(
         Path | None, typer.Option(metavar="FILE", help="Also write a report in JUnit's XML.")
     ] = None,
     as_tap: Annotated[
-        bool, typer.Option("--tap", help="Report by the Test Anything Protocol.")
+        bool, typer.Option("--tap", help="Report by the Test Anything Protocol, version 14.")
     ] = False,
     as_json: JsonOption = False,
     list_only: Annotated[
         bool, typer.Option("--list", help="Say what the checks are, and run none.")
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Write the JSON Schema of --json, and run no check.")
     ] = False,
 ) -> None:
     """Check what the specification promises of stolen time, in this guest, and say what was seen.
 
     Every vCPU is kept busy and watched from itself, which judges the hypervisor's account without
     anybody's word on the host. If the module is not loaded, it is for the run, where root asks for
-    it. The exit code is 0 only if no check failed, and 11 if one did.
+    it. The exit code is 0 only if something was judged, and nothing failed.
 
     What happens to the VM is judged from a record: --record FILE, then migrate it, or save and
     restore, clone, reboot it, and --compare FILE --event EVENT.
@@ -120,101 +146,66 @@ def validate(
     if (compare is None) != (event is None):
         raise typer.BadParameter("--compare and --event go together: what happened since FILE?")
     if compare and not only:
-        from guestpv.validate.compare import IDS
+        from guestpv.validate.life_events import IDS
 
         only = [*IDS]
-    checks = _selected(only or [], skip or [])
+    checks = _selected(only or [], skip or [], expect)
     if list_only:
         _list(checks, as_json)
         return
+    if schema:
+        _write_schema()
+        return
     if as_json and as_tap:
         raise typer.BadParameter("--json and --tap are two formats of one report")
-    before = read_record(compare) if compare else None
-    if record:
+    if quick and seconds is not None:
+        raise typer.BadParameter("--quick and --seconds are two answers to one question")
+    if record and not compare:
         # Not --host-account, which may come from the environment.
-        of_a_run = (only, skip, quick, disruptive, wait, junit, as_tap)
-        if not compare and any(of_a_run):
+        of_a_run = (only, skip, cpu, leave_isolated, seconds, quick, disruptive, wait, require)
+        changed = fail_on != FailOn.FAIL or expect != Expect.PV_TIME
+        if any((*of_a_run, changed, junit, as_tap)):
             raise typer.BadParameter("--record runs no check, unless it is given with --compare")
-        record_guest(record, source, as_json and not compare)
-        if not compare:
-            return
-    try:
-        with _interruptible(), ExitStack() as stack:
-            file = stack.enter_context(_created(junit)) if junit else None
-            _load_for_now(stack, source)
-            path = _path(source)
+        record_guest(record, source, as_json)
+        return
 
-            from guestpv.validate import Guest, Options
+    from guestpv.cli.validation import Request, perform
+    from guestpv.validate import Options, Verdict
 
-            options = Options(
-                observe_s=_QUICK_S if quick else _DEFAULT_S,
-                disruptive=disruptive,
-                wait_s=wait,
-                host_account=host_account,
-                before=before,
-                event=event,
-            )
-            guest = Guest(path, options)
-            stack.callback(lambda: guest.reader.close())
-            if guest.live and (cpus := guest.unwatchable):
-                why = "not watched, since this process may not run there (see cpuset(7))"
-                typer.echo(f"guestpv: cpu{listed(cpus)}: {why}", err=True)
-            code = _run(checks, guest, *_reports(guest, file, as_json, as_tap))
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except BrokenPipeError:  # whoever read had enough: now that all is undone, end as a filter does
-        signal.raise_signal(signal.SIGPIPE)
-        raise
-    raise typer.Exit(code)
+    request = Request(
+        checks=checks,
+        source=source,
+        cpus=cpu,
+        options=Options(
+            observe_s=seconds or (_QUICK_S if quick else _DEFAULT_S),
+            disruptive=disruptive,
+            wait_s=wait,
+            host_account=host_account,
+            leave_isolated=leave_isolated,
+            event=event,
+        ),
+        only=_names(only or []),
+        skip=_names(skip or []),
+        pv_time=expect == Expect.PV_TIME,
+        failing=frozenset({Verdict.FAIL, Verdict.ERROR, Verdict(fail_on)}),
+        requirements=_requirements(require or []),
+        form="tap" if as_tap else "json" if as_json else "people",
+        junit=junit,
+        compare=compare,
+        record=record,
+    )
+    raise typer.Exit(perform(request))
 
 
-def _run(checks: list[Check], guest: Guest, reports: list[Report], progress: Progress) -> int:
-    """Run the checks and report; returns the exit code."""
-    from guestpv.validate import run
-
-    outcomes: dict[str, Outcome] = {}
-    began, code = time.monotonic(), 0
-    trouble: Error | OSError | None = None
-    try:
-        with progress as guest.progress:
-            for outcome in run(checks, guest):
-                outcomes[outcome.check.id] = outcome
-                for report in reports:
-                    report.outcome(outcome)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except (Error, OSError) as error:  # the device went away, or who read the report: what was
-        trouble = error  # found before is worth one
-    reason = str(trouble) if trouble else "interrupted"
-    ordered = [outcomes.get(check.id) or _not_run(check, reason) for check in checks]
-    missing = [outcome for outcome in ordered if outcome.check.id not in outcomes]
-    for report in reports:
-        try:
-            for outcome in missing:
-                report.outcome(outcome)
-            report.end(ordered, time.monotonic() - began)
-        except OSError as error:  # of one report; the others are written all the same
-            trouble = trouble or error
-    if trouble:
-        raise trouble
-    return code or (FAILED if any(outcome.failed for outcome in ordered) else 0)
-
-
-def _not_run(check: Check, reason: str) -> Outcome:
-    from guestpv.validate import Finding, Outcome, Verdict
-
-    return Outcome(check, Finding(Verdict.SKIP, reason), 0.0)
-
-
-def _selected(only: list[str], skip: list[str]) -> list[Check]:
+def _selected(only: list[str], skip: list[str], expect: Expect) -> list[Check]:
     from guestpv.validate import select
 
     try:
-        checks = select(_names(only), _names(skip))
+        checks = select(_names(only), _names(skip), pv_time=expect == Expect.PV_TIME)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if not checks:
-        raise typer.BadParameter("--only and --skip leave no check")
+        raise typer.BadParameter("--expect, --only and --skip leave no check")
     return checks
 
 
@@ -222,51 +213,23 @@ def _names(lists: list[str]) -> list[str]:
     return [name.strip() for names in lists for name in names.split(",")]
 
 
-def _load_for_now(stack: ExitStack, source: str) -> None:
-    """If nothing but the module is missing, have it while *stack* lasts."""
-    if source not in ("auto", "device") or os.geteuid() or os.path.exists(DEVICE):
-        return
-    from guestpv.driver import module
-    from guestpv.validate.undisturbed import undisturbed
+def _requirements(lists: list[str]) -> list[Requirement]:
+    from guestpv.validate import Requirement
 
-    if module.is_loaded():
-        return  # and its device is not to be seen here
-
-    def unload() -> None:
-        try:
-            module.unload()
-        except Error as error:  # somebody uses it: what was found counts for more
-            typer.echo(f"guestpv: {error}", err=True)
-
-    found = module.find(say=lambda what: typer.echo(f"guestpv: {what}", err=True))
-    with undisturbed():
-        if module.load(found):
-            stack.callback(unload)
-            typer.echo("guestpv: the module was not loaded, and is for this run", err=True)
-
-
-def _path(source: str) -> str:
-    """The device or page image that is meant. Raises what is wrong with it."""
-    with open_source(source) as reader:
-        if reader.source.kind == "procfs":
-            raise NoSourceError(
-                "/proc/stat: nothing to validate",
-                "It is the kernel's own account, and not what a hypervisor promised",
-                "validate the device: 'sudo guestpv validate'",
-            )
-        if reader.source.simulated:
-            raise NoSourceError(
-                f"{reader.source.path}: nothing to validate",
-                "It is simulated, and no hypervisor promised anything",
-                "validate the device: 'sudo guestpv validate'",
-            )
-        return reader.source.path
+    try:
+        return [Requirement(name) for name in dict.fromkeys(_names(lists))]
+    except ValueError as error:
+        names = " and ".join(Requirement)
+        raise typer.BadParameter(f"{error}: there are {names}", param_hint="--require") from None
 
 
 def _list(checks: list[Check], as_json: bool) -> None:
     if as_json:
-        fields = ("id", "group", "promise", "clause", "effect", "live")
-        records = [{field: getattr(check, field) for field in fields} for check in checks]
+        from guestpv.cli.reports.json import check_record
+
+        records = [
+            check_record(check) | {"live": check.live, "advice": check.advice} for check in checks
+        ]
         write("guestpv.checks/1", {"checks": records})
         return
     from rich.console import Console
@@ -274,82 +237,18 @@ def _list(checks: list[Check], as_json: bool) -> None:
 
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("ID", no_wrap=True)
+    table.add_column("LEVEL", no_wrap=True)
+    table.add_column("SEVERITY", no_wrap=True)
     table.add_column("PROMISE", ratio=3)
     table.add_column("CLAUSE", ratio=2, overflow="fold")
     table.add_column("EFFECT", no_wrap=True)
     for check in checks:
-        table.add_row(check.id, check.promise, check.clause, check.effect)
+        fields = (check.id, check.level, check.severity, check.promise, check.clause, check.effect)
+        table.add_row(*map(str, fields))
     Console().print(table)
 
 
-def _reports(
-    guest: Guest, junit: IO[bytes] | None, as_json: bool, as_tap: bool
-) -> tuple[list[Report], Progress]:
-    """Who reports, and what shows what is being done: on a terminal, and nowhere else."""
-    reports: list[Report] = []
-    progress: Progress = nullcontext(lambda _: None)
-    if junit:
-        from guestpv.cli.reports.junit import JunitReport
+def _write_schema() -> None:
+    from importlib.resources import files
 
-        reports.append(JunitReport(junit))
-    if as_tap:
-        from guestpv.cli.reports.tap import TapReport
-
-        reports.append(TapReport())  # shows what is done as it is done
-    elif as_json:
-        from guestpv.cli.reports.record import RecordReport
-
-        reports.append(RecordReport(guest.reader))
-        if sys.stderr.isatty():
-            from rich.console import Console
-
-            progress = _shown_on(Console(stderr=True))
-    else:
-        from guestpv.cli.reports.people import PeopleConsole, PeopleReport
-
-        console = PeopleConsole(highlight=False)
-        reports.append(PeopleReport(console))
-        if console.is_terminal:
-            progress = _shown_on(console)
-    return reports, progress
-
-
-def _shown_on(console: Console) -> Progress:
-    from guestpv.cli.reports.progress import progress
-
-    return progress(console)
-
-
-def _created(path: Path) -> IO[bytes]:
-    """Before the run, so that a report that can't be written costs nobody a minute."""
-    try:
-        return path.open("wb")
-    except OSError as error:
-        raise Error(
-            f"{path}: no report can be written",
-            error.strerror or str(error),
-            "give another path to --junit",
-        ) from error
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Whatever signal ends the run, what was changed is undone, and what was found is told."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    handlers: dict[signal.Signals, Any] = {
-        signal.SIGTERM: interrupt,
-        signal.SIGHUP: interrupt,
-        signal.SIGPIPE: signal.SIG_IGN,  # writing fails instead, and the stack is unwound
-    }
-    before = {number: signal.getsignal(number) for number in handlers}
-    try:
-        for number, handler in handlers.items():
-            if before[number] != signal.SIG_IGN:  # as nohup has it
-                signal.signal(number, handler)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    typer.echo((files("guestpv.cli.reports") / "validate.schema.json").read_text(), nl=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Building the kernel module for the kernel that runs, from the sources in this package."""
+"""Building the kernel modules for the kernel that runs, from the sources in this package."""
 
 import hashlib
 import os
@@ -15,11 +15,14 @@ from guestpv.errors import ModuleError
 CACHE = Path("/var/cache/guestpv")
 MODULES = Path("/lib/modules")
 
+NAMES = ("guestpv_ask", "guestpv")
+"""The modules that one build makes."""
+
 _SOURCES = ("*.c", "*.h", "uapi/*.h", "Kbuild", "Makefile")
 
 
-def build(say: Callable[[str], None]) -> Path:
-    """The module, built unless it was built before from the same sources for this kernel.
+def build(say: Callable[[str], None], name: str = "guestpv") -> Path:
+    """The module *name*, built unless it was before from the same sources for this kernel.
 
     *say* is told before a build begins. Raises ModuleError if headers or tools are missing, or
     if the build fails.
@@ -28,13 +31,14 @@ def build(say: Callable[[str], None]) -> Path:
     digest = hashlib.sha256(platform.version().encode())
     for source in sources.values():
         digest.update(source.read_bytes())
-    module = CACHE / f"guestpv-{platform.release()}-{digest.hexdigest()[:16]}.ko"
+    which = f"{platform.release()}-{digest.hexdigest()[:16]}.ko"
+    module = CACHE / f"{name}-{which}"
     if module.exists():
         return module
 
     headers = MODULES / platform.release() / "build"
     _check_tools(headers)
-    say(f"building the module for {platform.release()}")
+    say(f"building the modules for {platform.release()}")
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as directory:
         for name, source in sources.items():
@@ -42,7 +46,8 @@ def build(say: Callable[[str], None]) -> Path:
             copy.parent.mkdir(exist_ok=True)
             shutil.copy(source, copy)
         _make(headers, directory)
-        os.replace(Path(directory, "guestpv.ko"), module)
+        for each in NAMES:
+            os.replace(Path(directory, f"{each}.ko"), CACHE / f"{each}-{which}")
     return module
 
 

@@ -42,7 +42,8 @@ from guestpv.errors import (
 )
 from guestpv.page.abi import DEVICE
 
-_LOADED = Path("/sys/module/guestpv")
+NAME = "guestpv"
+_LOADED = Path("/sys/module", NAME)
 _BTF = Path("/sys/kernel/btf/vmlinux")
 
 _ASK = f"ask who runs the hypervisor for Arm PV-time {MEANWHILE}"
@@ -91,11 +92,17 @@ class Loaded:
     adopt_offset: int | None  # None: this kernel owns no structures, so nothing was adopted
 
 
-def load(path: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Loaded | None:
+def load(
+    path: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    probe: bool = False,
+) -> Loaded | None:
     """Insert the module; None if that was done before.
 
     Takes *path*, or the module that is installed for the running kernel, or builds one. *say* is
-    told of what takes long. Raises UnsupportedError where there is no PV-time, ModuleError where
+    told of what takes long. With *probe* it loads whatever the hypervisor answers, shows that, and
+    maps no structure. Raises UnsupportedError where there is no PV-time, ModuleError where
     the module can't be had or refuses, PermissionDeniedError for all but root.
     """
     _check_architecture()
@@ -106,16 +113,23 @@ def load(path: Path | None = None, say: Callable[[str], None] = lambda _: None) 
     ready = path or _installed()
     module = ready or build(say)
     adopt_offset = _adopt_offset()
-    if not _insert(module, adopt_offset):
+    params = f"probe={probe:d}"
+    if adopt_offset is not None:
+        build_of_kernel = f"{platform.release()} {platform.version()}"
+        params += f' adopt_offset={adopt_offset} adopt_build="{build_of_kernel}"'
+    if not insert(module, params):
         return None
     return Loaded(module, ready is None, adopt_offset)
 
 
-def find(say: Callable[[str], None] = lambda _: None) -> Path:
-    """The module that load() would take. Raises ModuleError if there is none and none is built, and
-    UnsupportedError on another architecture."""
+def find(say: Callable[[str], None] = lambda _: None, name: str = NAME) -> Path:
+    """The module that load() would take, or the other one of that name.
+
+    Raises ModuleError if there is none and none is built, and UnsupportedError on another
+    architecture.
+    """
     _check_architecture()
-    return _installed() or build(say)
+    return _installed(name) or build(say, name)
 
 
 def is_loaded() -> bool:
@@ -140,16 +154,21 @@ def unload() -> bool:
     if not _LOADED.exists():
         return False
     _check_root("unload")
+    return remove()
 
+
+def remove(name: str = NAME) -> bool:
+    """Remove a module; False if it is not there. Raises as unload() does."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.delete_module(b"guestpv", os.O_NONBLOCK) == 0:
+    if libc.delete_module(name.encode(), os.O_NONBLOCK) == 0:
         return True
     code = ctypes.get_errno()
     if code == ENOENT:
         return False
     if code in (EBUSY, EWOULDBLOCK):
-        users = ", ".join(_users()) or "something"
-        raise BusyError("Module in use", f"{DEVICE} is open in {users}", "stop that first")
+        device = f"/dev/{name}"
+        users = ", ".join(_users(device)) or "something"
+        raise BusyError("Module in use", f"{device} is open in {users}", "stop that first")
     raise PermissionDeniedError("Module not unloaded", os.strerror(code), _REFUSALS[EPERM][2])
 
 
@@ -188,11 +207,11 @@ def _check_root(command: str) -> None:
         )
 
 
-def _installed() -> Path | None:
+def _installed(name: str = NAME) -> Path | None:
     """The module that DKMS or a package installed for the running kernel."""
     modules = MODULES / platform.release()
     for place in ("updates", "extra", "weak-updates"):
-        for path in sorted((modules / place).rglob("guestpv.ko*")):
+        for path in sorted((modules / place).rglob(f"{name}.ko*")):
             return path
     return None
 
@@ -205,13 +224,8 @@ def _adopt_offset() -> int | None:
         return None
 
 
-def _insert(module: Path, adopt_offset: int | None) -> bool:
-    """False if somebody else was faster."""
-    params = ""
-    if adopt_offset is not None:
-        build_of_kernel = f"{platform.release()} {platform.version()}"
-        params = f'adopt_offset={adopt_offset} adopt_build="{build_of_kernel}"'
-
+def insert(module: Path, params: str) -> bool:
+    """Insert a module; False if one of its name is there. Raises as load() does."""
     libc = ctypes.CDLL(None, use_errno=True)
     with _opened(module) as fd, KernelLog(from_now=True) as log:
         # By its file: a policy that judges modules by where they come from (LoadPin, IMA) can.
@@ -269,11 +283,11 @@ def _refusal(module: Path, code: int, kernel_says: str | None) -> Error:
     return error(f"{module}: refused by the kernel", kernel_says or why, fix)
 
 
-def _users() -> Iterator[str]:
+def _users(device: str) -> Iterator[str]:
     """The processes that have the device mapped."""
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
-            if f"{DEVICE}\n" in maps.read_text(errors="replace"):
+            if f"{device}\n" in maps.read_text(errors="replace"):
                 name = (maps.parent / "comm").read_text(errors="replace").strip()
                 yield f"{name} ({maps.parent.name})"
         except OSError:

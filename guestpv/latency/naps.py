@@ -2,12 +2,14 @@
 """A thread on each vCPU that sleeps on a timer, again and again: a halted vCPU is not stolen from.
 
 Only what it came late by may have been. Sometimes something else wakes the vCPU meanwhile, and has
-to wait for the host, too: so the undisturbed sleep is looked at, and not the sum.
+to wait for the host, too: so the undisturbed sleep is looked at, and not the sum. And a vCPU on
+which something else of the guest runs does not sleep.
 """
 
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +17,19 @@ import numpy.typing as npt
 from guestpv._native import pin
 from guestpv.errors import StructureError
 from guestpv.source.mapped import MappedReader
+from guestpv.source.procstat import accounts
 
 NAP_NS = 10_000_000
 NAP = np.dtype([("late_ns", np.int64), ("grown_ns", np.int64)])
 """One sleep: by how much it was longer than `NAP_NS`, and what the count grew by."""
 
-_NAPS = 50
+_NAPS = 100
+_ON_TIME_NS = NAP_NS // 3
+"""Who wakes later may have been kept from halting at all, and then that is stolen time."""
 _ENOUGH = 20
+"""Naps from which the vCPU woke on time, of which one can tell,"""
+_PLENTY = 40
+"""and of which no more are taken."""
 _USUAL = 0.25
 """Three of four naps may be disturbed."""
 _PATIENCE_S = 10
@@ -32,20 +40,31 @@ Naps = npt.NDArray[np.void]
 """An array of `NAP` rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Slept:
+    """What one thread saw of its own CPU."""
+
+    naps: Naps
+    others_share: float
+    """For what part of the time the CPU ran something else, or nothing is known of that (1)."""
+
+
 def counted_share(naps: Naps) -> float | None:
     """What part of undisturbed sleep was counted as stolen; None if there was too little."""
+    naps = naps[naps["late_ns"] < _ON_TIME_NS]
     if len(naps) < _ENOUGH:
         return None
     return float(np.quantile((naps["grown_ns"] - naps["late_ns"]) / NAP_NS, _USUAL))
 
 
-def take_naps(reader: MappedReader, cpus: Sequence[int]) -> dict[int, Naps]:
-    """Let a thread on each of *cpus* sleep some dozens of times, all at the same time: 1 s or so.
+def take_naps(reader: MappedReader, cpus: Sequence[int]) -> dict[int, Slept]:
+    """Let a thread on each of *cpus* sleep some dozens of times, all at the same time: 1 or 2 s.
 
-    Returns an array of `NAP` for each CPU; it is empty where that can't be done, or its structure
-    can't be interpreted. Else raises as `Reader.read` does.
+    Returns what each saw; its naps are empty where it can't run, or its structure can't be
+    interpreted. Else raises as `Reader.read` does.
     """
     naps = {cpu: np.zeros(0, NAP) for cpu in cpus}
+    ran_ns = dict.fromkeys(cpus, 0)
     errors: list[BaseException] = []
     stop = threading.Event()
 
@@ -53,12 +72,14 @@ def take_naps(reader: MappedReader, cpus: Sequence[int]) -> dict[int, Naps]:
         try:
             pin(cpu)
             naps[cpu] = _naps(reader, cpu, stop)
+            ran_ns[cpu] = time.thread_time_ns()
         except (OSError, StructureError):
             pass  # it went offline, or what it has is not known: others say so
         except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=sleep, args=(cpu,), daemon=True) for cpu in cpus]
+    before, began_ns = accounts(cpus), time.monotonic_ns()
     try:
         for thread in threads:
             thread.start()
@@ -69,14 +90,17 @@ def take_naps(reader: MappedReader, cpus: Sequence[int]) -> dict[int, Naps]:
         stop.set()
     if errors:
         raise errors[0]
-    return dict(naps)
+    passed_ns = time.monotonic_ns() - began_ns
+    own_ns = accounts(cpus)["idle_ns"] - before["idle_ns"] + [ran_ns[cpu] for cpu in cpus]
+    others_shares = np.clip(1 - own_ns / passed_ns, 0, 1).tolist()
+    return {cpu: Slept(naps[cpu], share) for cpu, share in zip(cpus, others_shares, strict=True)}
 
 
 def _naps(reader: MappedReader, cpu: int, stop: threading.Event) -> Naps:
     naps = np.zeros(_NAPS, NAP)
-    taken = 0
+    taken = on_time = 0
     for _ in range(_NAPS):
-        if stop.is_set():
+        if stop.is_set() or on_time == _PLENTY:
             break
         before, began_ns = reader.read(cpu), time.monotonic_ns()
         time.sleep(NAP_NS / 1e9)
@@ -85,4 +109,5 @@ def _naps(reader: MappedReader, cpu: int, stop: threading.Event) -> Naps:
         if before.epoch == after.epoch and abs(grown_ns) < _IMPOSSIBLE_NS:  # else others judge it
             naps[taken] = (passed_ns - NAP_NS, grown_ns)
             taken += 1
+            on_time += passed_ns - NAP_NS < _ON_TIME_NS
     return naps[:taken]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The numbers of kmod/uapi/guestpv.h, which documents them, in Python."""
 
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import Self
 
 DEVICE = "/dev/guestpv"
@@ -18,6 +18,12 @@ PV_TIME_FEATURES_SMC32 = 0x85000020
 PV_TIME_ST_SMC32 = 0x85000021
 """This and the two before it must be refused."""
 
+FLAG_PROBE = 1
+"""In the header's flags: nothing but the index is mapped."""
+
+FLAG_SIMULATED = 2
+"""In the header's flags: no hypervisor wrote this, but a simulation: nothing was stolen."""
+
 NO_COUNT = 2**64 - 1
 """In place of the first count of an epoch: none was seen that can be interpreted."""
 
@@ -29,13 +35,6 @@ NOT_SUPPORTED = (-1, 0xFFFFFFFF)
 
 STRUCTURE_ALIGNMENT = 64
 """Bytes to which a structure is aligned (DEN0057A, 3.2.2)."""
-
-
-class Flag(IntFlag):
-    """What has to be known of a page as a whole; the device's has none of these."""
-
-    SIMULATED = 1
-    """No hypervisor wrote it, and nothing was stolen: a simulation fills it."""
 
 
 class Conduit(IntEnum):
@@ -98,6 +97,7 @@ class Fault(_Explained):
     UNREADABLE = 8, "the structure could not be mapped or read"
     MISMATCH = 9, "the count is not the one that the kernel reads"
     SHARED_PAGE = 10, "memory of a device is in the same page"
+    PROBED = 11, "the module was loaded to probe only"
 
 
 class Reason(_Explained):

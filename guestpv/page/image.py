@@ -24,7 +24,7 @@ def write_image(
     epochs: Sequence[int] | None = None,
     instance: int | None = None,
     ipa: int = KVM_IPA,
-    flags: abi.Flag = abi.Flag(0),  # noqa: B008 - it is immutable
+    flags: int = 0,
 ) -> None:
     """Write a page image: a CPU for each count in *stolen_ns* (nanoseconds), all online.
 

@@ -18,7 +18,7 @@ from guestpv._native import store
 from guestpv.cpulist import CpuList
 from guestpv.errors import BusyError, Error
 from guestpv.page import abi, layout
-from guestpv.page.abi import Flag, Origin, Reason, State
+from guestpv.page.abi import FLAG_SIMULATED, Origin, Reason, State
 from guestpv.page.image import structures, write_image
 from guestpv.simulation.script import (
     Contention,
@@ -232,7 +232,7 @@ class SimulatedMachine:
         """As the module when it is inserted: a page of another instance appears whole."""
         self._absent_until_ns = None
         new = Path(f"{self.path}.new")
-        write_image(new, self._counts.tolist(), flags=Flag.SIMULATED)
+        write_image(new, self._counts.tolist(), flags=FLAG_SIMULATED)
         self._map(new)
         self._whole = self._entries.copy()
         self._seen = np.where(self._is_online, self._counts, np.uint64(0))
@@ -318,6 +318,6 @@ def _is_simulated(fd: int, path: Path) -> bool:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return False
     try:
-        return bool(Flag.SIMULATED & int(read_header(fd, str(path))["flags"]))
+        return bool(FLAG_SIMULATED & int(read_header(fd, str(path))["flags"]))
     except Error:
         return False

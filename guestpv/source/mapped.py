@@ -22,7 +22,7 @@ from guestpv.errors import (
     StructureError,
 )
 from guestpv.page import abi, layout
-from guestpv.page.abi import DEVICE, Flag
+from guestpv.page.abi import DEVICE, FLAG_SIMULATED
 from guestpv.page.names import fault_text
 from guestpv.page.since import since_text
 from guestpv.source.header import read_header
@@ -66,7 +66,7 @@ class MappedReader(Reader):
         fd = _open(name)
         try:
             header = read_header(fd, name)
-            self._source = _source(fd, name, Flag(int(header["flags"])))
+            self._source = _source(fd, name, int(header["flags"]))
             self._cpus = tuple(range(int(header["nr_entries"])))
             # Not a method: reader and native reader would keep each other.
             refuse = partial(_refuse, self._source, len(self._cpus), int(header["entry_size"]))
@@ -237,10 +237,10 @@ def _open(name: str) -> int:
     )
 
 
-def _source(fd: int, name: str, flags: Flag) -> Source:
+def _source(fd: int, name: str, flags: int) -> Source:
     if stat.S_ISCHR(os.fstat(fd).st_mode):
         return Source("device", name, 1, "the hypervisor's PV-time structures")
-    if Flag.SIMULATED in flags:
+    if flags & FLAG_SIMULATED:
         return Source("image", name, 1, f"simulated, by a page image: {name}", simulated=True)
     return Source("image", name, 1, f"a page image: {name}")
 

@@ -17,13 +17,14 @@ ACCOUNT = np.dtype(
         ("interrupts_ns", np.int64),
         ("steal_ns", np.int64),
         ("slack_ns", np.int64),
+        ("idle_ns", np.int64),
     ]
 )
 """One CPU: whether /proc/stat lists it (not while it is offline), and which figures are known (not
 one that can't be: negative, or of centuries, as of a kernel that lost its baseline); the time for
 which it ran something, how much of that went to interrupts, and the time that was stolen from it,
-all in whole ticks and 0 where they are not known; and how far the latter may be from a count that
-was read just before, because time was stolen between."""
+all in whole ticks and 0 where they are not known; how far the latter may be from a count that was
+read just before, because time was stolen between; and for how long it had nothing to run."""
 
 Accounts = npt.NDArray[np.void]
 """An array of ACCOUNT rows."""
@@ -60,14 +61,15 @@ def parse(cpus: Sequence[int], stat: bytes) -> Accounts:
         if row is None or len(fields) < _FEWEST_COLUMNS or not all(map(_is_number, fields)):
             continue
         if rows["present"][row]:
-            rows[row] = (True, False, False, 0, 0, 0, 0)
+            rows[row] = (True, False, False, 0, 0, 0, 0, 0)
             continue
-        user, nice, system, _idle, _iowait, irq, softirq, *more = fields
+        user, nice, system, idle, iowait, irq, softirq, *more = fields
         run_ns = _sum_ns((user, nice, system, irq, softirq))  # the time of own guests is in user
         interrupts_ns = None if run_ns is None else _sum_ns((irq, softirq))
         steal_ns = _sum_ns(more[:1]) if more else None  # some containers have no column for it
+        idle_ns = _sum_ns((idle, iowait))
         known = run_ns is not None, steal_ns is not None
-        rows[row] = (True, *known, run_ns or 0, interrupts_ns or 0, steal_ns or 0, 0)
+        rows[row] = (True, *known, run_ns or 0, interrupts_ns or 0, steal_ns or 0, 0, idle_ns or 0)
     return rows
 
 

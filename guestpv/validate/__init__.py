@@ -6,8 +6,19 @@ A module for each group of checks; `check` says what a check is, `guest` gathers
 """
 
 from guestpv.validate.catalogue import catalogue, select
-from guestpv.validate.check import Check, Effect, Finding, Level, Verdict
+from guestpv.validate.check import (
+    Check,
+    Effect,
+    Finding,
+    Level,
+    Severity,
+    Unjudged,
+    Verdict,
+    errored,
+)
 from guestpv.validate.comparison import Event
+from guestpv.validate.conclusion import Statement, conclude, verdict_by_level, was_judged
+from guestpv.validate.coverage import Contention, Coverage, Requirement, unmet
 from guestpv.validate.guest import Guest, Options
 from guestpv.validate.hostaccount import HostAccount
 from guestpv.validate.record import Record
@@ -15,6 +26,8 @@ from guestpv.validate.runner import Outcome, run
 
 __all__ = [
     "Check",
+    "Contention",
+    "Coverage",
     "Effect",
     "Event",
     "Finding",
@@ -24,8 +37,17 @@ __all__ = [
     "Options",
     "Outcome",
     "Record",
+    "Requirement",
+    "Severity",
+    "Statement",
+    "Unjudged",
     "Verdict",
     "catalogue",
+    "conclude",
+    "errored",
     "run",
     "select",
+    "unmet",
+    "verdict_by_level",
+    "was_judged",
 ]

@@ -6,28 +6,41 @@ from difflib import get_close_matches
 
 from guestpv.validate import (
     address,
-    compare,
     counter,
     discovery,
     gaps,
     host,
     kernel,
     life,
+    life_events,
+    smccc,
     structure,
 )
 from guestpv.validate.check import CHECKS, Check
 
-_GROUPS = (discovery, address, structure, counter, gaps, kernel, host, life, compare)
+_GROUPS = (discovery, smccc, address, structure, counter, gaps, kernel, host, life, life_events)
 """Each module entered its checks when it was imported; this is their order."""
 
 
-def catalogue() -> list[Check]:
-    """All checks, group by group."""
+_WITHOUT_PV_TIME = ("discovery.none", "smccc")
+"""By id or group, what is promised where the hypervisor is to offer no stolen time."""
+_ONLY_WITHOUT = ("discovery.none",)
+"""What is not promised anywhere else."""
+
+
+def catalogue(*, pv_time: bool = True) -> list[Check]:
+    """All checks, group by group.
+
+    *pv_time* is whether the hypervisor is to offer stolen time: else other things are promised.
+    """
     modules = [group.__name__ for group in _GROUPS]
-    return sorted(CHECKS.values(), key=lambda check: modules.index(check.judge.__module__))
+    checks = [check for check in CHECKS.values() if _is_promised(check, pv_time)]
+    return sorted(checks, key=lambda check: modules.index(check.judge.__module__))
 
 
-def select(only: Iterable[str] = (), skip: Iterable[str] = ()) -> list[Check]:
+def select(
+    only: Iterable[str] = (), skip: Iterable[str] = (), *, pv_time: bool = True
+) -> list[Check]:
     """The checks that are named by id or group in *only* (all if it is empty), not in *skip*.
 
     Raises ValueError if a name is not one, with the nearest that are.
@@ -36,10 +49,20 @@ def select(only: Iterable[str] = (), skip: Iterable[str] = ()) -> list[Check]:
     unwanted = [_known(name) for name in skip]
     return [
         check
-        for check in catalogue()
-        if (not wanted or not {check.id, check.group}.isdisjoint(wanted))
-        and {check.id, check.group}.isdisjoint(unwanted)
+        for check in catalogue(pv_time=pv_time)
+        if (not wanted or _is_among(check, wanted)) and not _is_among(check, unwanted)
     ]
+
+
+def _is_promised(check: Check, pv_time: bool) -> bool:
+    if pv_time:
+        return not _is_among(check, _ONLY_WITHOUT)
+    return _is_among(check, _WITHOUT_PV_TIME)
+
+
+def _is_among(check: Check, names: Iterable[str]) -> bool:
+    """Whether it is named there, by id or group."""
+    return not {check.id, check.group}.isdisjoint(names)
 
 
 def _known(name: str) -> str:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """What a check is: an id, the promise that it checks, and a function that judges a guest."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum
+from typing import Any, Self
 
+from guestpv.cpulist import listed
+from guestpv.errors import Error
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 
 
@@ -18,8 +21,10 @@ class Verdict(StrEnum):
     """Something else than the hypervisor breaks it, or something to know was seen."""
     FAIL = "fail"
     """The promise was seen to be broken."""
+    ERROR = "error"
+    """Something went wrong while it was checked."""
     SKIP = "skip"
-    """It could not be checked."""
+    """It could not be checked, for a reason that is no error."""
 
 
 class Effect(StrEnum):
@@ -63,14 +68,93 @@ class Level(StrEnum):
         return self in (Level.MUST, Level.SHOULD, Level.DERIVED)
 
 
+class Needs(IntEnum):
+    """How far the module must have come for a check to judge; each includes those before it."""
+
+    INDEX = 0
+    """It is loaded."""
+    ANSWERS = 1
+    """A hypervisor was asked."""
+    STRUCTURES = 2
+    """It mapped structures, which a load that only probes does not."""
+
+
+class Severity(StrEnum):
+    """How bad it is for the guest if the promise is broken."""
+
+    CRITICAL = "critical"
+    """Memory that is not a structure's may be read as one, or a guest be harmed otherwise."""
+    HIGH = "high"
+    """The count is wrong: no figure that is made of it can be used."""
+    MEDIUM = "medium"
+    """Some figures are wrong, or not to be had, and one can tell which."""
+    LOW = "low"
+    """Good to know: what is read is right."""
+
+
+_SEVERITIES = {
+    Level.MUST: Severity.HIGH,
+    Level.SHOULD: Severity.MEDIUM,
+    Level.DERIVED: Severity.HIGH,
+    Level.KVM: Severity.LOW,
+    Level.KERNEL: Severity.MEDIUM,
+    Level.GUESTPV: Severity.MEDIUM,
+}
+"""Where a check does not say it itself."""
+
+_HYPERVISOR = (
+    "show this report (--json) to whoever runs the hypervisor, who has to mend it, and take no"
+    " decision on its stolen time until then"
+)
+_ADVICE = {
+    Level.MUST: _HYPERVISOR,
+    Level.SHOULD: _HYPERVISOR,
+    Level.DERIVED: _HYPERVISOR,
+    Level.KVM: "if the host is KVM, show this report (--json) to whoever runs it; another"
+    " hypervisor may do it so",
+    Level.KERNEL: "trust the count, as guestpv reads it, and not what this guest's /proc/stat says",
+    Level.GUESTPV: "this is guestpv's own mistake: please report it, with this report (--json)",
+}
+"""What to do about a promise that is broken, where the finding does not say it itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unjudged:
+    """CPUs on which something was not judged, and why."""
+
+    cpus: tuple[int, ...]
+    """In ascending order."""
+    why: str
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check saw. *figures* are for programs, their names carry units."""
+    """What a check saw."""
 
     verdict: Verdict
     text: str
     advice: str = ""
+    """What a person can do about it."""
     figures: dict[str, Any] = field(default_factory=dict)
+    """For programs; their names carry units."""
+    cpus: tuple[int, ...] = ()
+    """All CPUs on which the promise is broken, in ascending order; () if it is no CPU's own."""
+    unjudged: tuple[Unjudged, ...] = ()
+    """Of the CPUs that were judged by other checks, those that this one could not judge."""
+
+    def on(self, cpus: Iterable[int]) -> Self:
+        """The same, seen on *cpus*: all are listed, and the text says what of the first given."""
+        given = [int(cpu) for cpu in cpus]
+        example = f", on cpu{given[0]}" if len(given) > 1 else ""
+        broken = tuple(sorted(given))
+        return replace(self, text=f"cpu{listed(broken)}{example}: {self.text}", cpus=broken)
+
+    def but(self, why: str, cpus: Iterable[int]) -> Self:
+        """The same, but *cpus*, if there are any, were not judged, and *why*."""
+        ordered = tuple(sorted(int(cpu) for cpu in cpus))
+        if not ordered:
+            return self
+        return replace(self, unjudged=(*self.unjudged, Unjudged(ordered, why)))
 
 
 def passed(text: str, **figures: Any) -> Finding:
@@ -89,6 +173,22 @@ def skipped(text: str) -> Finding:
     return Finding(Verdict.SKIP, text)
 
 
+def errored(error: Exception) -> Finding:
+    """What a check that raised *error* is worth."""
+    match error:
+        case Error():
+            return Finding(Verdict.ERROR, f"{error.what}. {error.why}", error.fix)
+        case OSError(strerror=str()):
+            return Finding(Verdict.ERROR, f"{error.filename or 'reading'}: {error.strerror}")
+        case _:
+            return Finding(
+                Verdict.ERROR,
+                f"unexpected {type(error).__name__}: {error}",
+                "this is a mistake in guestpv: please report it, with what GUESTPV_DEBUG=1 in the"
+                " environment shows",
+            )
+
+
 Judge = Callable[[Guest], Finding]
 
 
@@ -100,13 +200,22 @@ class Check:
     """``GROUP.NAME``; never changes."""
     promise: str
     """What is promised, as a sentence."""
-    clause: str
-    """Where: a clause of the specification, or what else it follows from."""
+    clause: Clause
+    """What it follows from."""
+    also: tuple[Clause, ...]
+    """Other promises that are not kept where it fails."""
     level: Level
+    severity: Severity
     effect: Effect
     live: bool
     """Whether it needs a hypervisor; if not, the index of a page image is enough."""
+    needs: Needs
     judge: Judge
+
+    @property
+    def advice(self) -> str:
+        """What to do if it fails, where the finding does not know better."""
+        return _ADVICE[self.level]
 
     @property
     def group(self) -> str:
@@ -120,16 +229,26 @@ CHECKS: dict[str, Check] = {}
 def check(
     id: str,
     promise: str,
-    clause: str,
+    clause: Clause,
     effect: Effect = Effect.NOTHING,
     *,
     level: Level,
+    also: tuple[Clause, ...] = (),
+    severity: Severity | None = None,
     live: bool = True,
+    needs: Needs | None = None,
 ) -> Callable[[Judge], Judge]:
-    """Enter the decorated function into the catalogue."""
+    """Enter the decorated function into the catalogue.
+
+    *severity* is that of its level if it is None. Unless told what it *needs*, what is live or does
+    something to the guest needs structures.
+    """
+    if needs is None:
+        needs = Needs.STRUCTURES if live or effect != Effect.NOTHING else Needs.ANSWERS
 
     def enter(judge: Judge) -> Judge:
-        CHECKS[id] = Check(id, promise, clause, level, effect, live, judge)
+        worth = severity or _SEVERITIES[level]
+        CHECKS[id] = Check(id, promise, clause, also, level, worth, effect, live, needs, judge)
         return judge
 
     return enter

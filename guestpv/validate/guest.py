@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from guestpv.cpulist import CpuList
-from guestpv.errors import NoSourceError
-from guestpv.latency.naps import Naps, take_naps
+from guestpv.driver.ask import Calls, ask
+from guestpv.errors import Error, NoSourceError
+from guestpv.latency.naps import Slept, take_naps
 from guestpv.latency.observation import LongGaps, Observations, observe
-from guestpv.page.abi import DEVICE, NOT_CALLED, Origin, State
+from guestpv.page.abi import DEVICE, FLAG_PROBE, NOT_CALLED, Conduit, Origin, State
+from guestpv.page.names import fault_text
 from guestpv.source.mapped import MappedReader
 from guestpv.source.reader import Snapshot
 from guestpv.validate.comparison import Comparison, Event, compare
@@ -35,12 +37,10 @@ from guestpv.validate.hostaccount import HostAccount, HostView
 from guestpv.validate.kernelwatch import KernelWatch, Sample
 from guestpv.validate.proportion import CONFIDENCE, Proportion, proportion
 from guestpv.validate.record import Record, rtc_s, take
+from guestpv.validate.undisturbed import undisturbed
 
 _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
-
-
-_MAY_NOT = "this process may not run there (see cpuset(7))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Options:
     wait_s: float = 0.0
     """How long to wait for the VM to be paused or moved."""
     cpus: tuple[int, ...] | None = None
-    """The CPUs to watch; None for all."""
+    """The CPUs to judge; None for all."""
     leave_isolated: bool = False
     """Whether to leave isolated CPUs alone."""
     host_account: HostAccount | None = None
@@ -63,6 +63,8 @@ class Options:
     """The guest as it was before *event*."""
     event: Event | None = None
     """What happened to the VM since then."""
+    refusal: str = "the module was loaded with probe=1"
+    """Why the module would not load otherwise, where it was loaded to probe only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Watched:
     after: Snapshot
     samples: tuple[Sample, Sample]
     """From within the interval, near its ends."""
+    around: tuple[Sample, Sample]
+    """From before the vCPUs were kept busy, and from when they were idle again."""
     interrupts_ns: npt.NDArray[np.int64]
     """Per CPU, what the guest's own interrupts took, by /proc/stat."""
     kernel_backwards_ns: npt.NDArray[np.int64]
@@ -125,6 +129,26 @@ class Guest:
         return self.reader.source.kind == "device"
 
     @property
+    def probed(self) -> bool:
+        """Whether the module only asked, and mapped no structure."""
+        return bool(self.reader.header["flags"] & FLAG_PROBE)
+
+    @cached_property
+    def answers(self) -> Calls | str:
+        """What the hypervisor answers now, or why it can't be asked."""
+        if not self.live:
+            return "needs a live hypervisor, not a page image"
+        if os.geteuid():
+            return "only root may load the module guestpv_ask, which asks"
+        if self.reader.header["conduit"] == Conduit.NONE:
+            return "there is no conduit to ask by"
+        try:
+            with undisturbed():
+                return ask()
+        except Error as error:
+            return str(error)
+
+    @property
     def entries(self) -> npt.NDArray[np.void]:
         """The index as it is now."""
         return self.reader.entries.copy()
@@ -132,7 +156,7 @@ class Guest:
     @cached_property
     def asked(self) -> list[int]:
         """The CPUs whose hypervisor was asked: those that were online once."""
-        return np.flatnonzero(self.entries["arch_features"] != NOT_CALLED).tolist()
+        return self._chosen(self.entries["arch_features"] != NOT_CALLED)
 
     @property
     def adopted(self) -> bool:
@@ -144,47 +168,61 @@ class Guest:
         """The CPUs that are online, that this process may run on, and that are to be watched."""
         return [cpu for cpu, why in self._watchable.items() if not why]
 
-    @property
-    def unwatchable(self) -> list[int]:
-        """The CPUs that are online, and that this process may not run on."""
-        return [cpu for cpu, why in self._watchable.items() if why == _MAY_NOT]
+    def _chosen(self, of: npt.NDArray[np.bool_]) -> list[int]:
+        """The CPUs for which *of* is true, and that the user did not leave out."""
+        cpus: list[int] = np.flatnonzero(of).tolist()
+        chosen = self.options.cpus
+        return cpus if chosen is None else [cpu for cpu in cpus if cpu in chosen]
 
     @cached_property
     def _watchable(self) -> dict[int, str]:
-        """The CPUs that are online, and why each is not watched; empty if it is."""
-        online = np.flatnonzero(self.reader.snapshot()["state"] == State.ONLINE).tolist()
+        """The CPUs that are online and chosen, and why each is not watched; empty if it is."""
+        online = self._chosen(self.reader.snapshot()["state"] == State.ONLINE)
         allowed = _allowed(self.reader.cpus)
         isolated = _isolated() if self.options.leave_isolated else frozenset()
-        chosen = online if self.options.cpus is None else self.options.cpus
 
         def why_not(cpu: int) -> str:
-            if cpu not in chosen:
-                return "it was not chosen"
             if cpu in isolated:
                 return "it is isolated, and left alone"
             if cpu not in allowed:
-                return _MAY_NOT
+                return "this process may not run there (see cpuset(7))"
             return ""
 
         return {cpu: why_not(cpu) for cpu in online}
 
     @property
+    def seen(self) -> Watched | None:
+        """What was watched; None if no check has asked for that so far."""
+        seen: Watched | None = self.__dict__.get("watched")
+        return seen
+
+    @property
     def unjudged(self) -> dict[int, str]:
-        """The CPUs of which checks that watch say nothing, each with the reason.
+        """The CPUs that were chosen and of which checks that watch say nothing, each with the
+        reason, as far as it is known by now: this asks for no evidence.
 
         Those that never came online are not among them.
         """
-        reasons = dict.fromkeys(self.asked, "it is offline")
-        reasons |= self._watchable | self.watched.unwatched
-        for row in self.watched.rows:
-            if row["looks"] <= 1:
-                reasons[int(row["cpu"])] = "its count could not be interpreted"
-            elif row["absent"]:
-                reasons[int(row["cpu"])] = "it went offline while it was watched"
+        reasons: dict[int, str] = {}
+        entries = self.entries
+        for cpu in self._chosen(entries["state"] != State.ABSENT):
+            if entries["state"][cpu] == State.REFUSED:
+                reasons[cpu] = f"it has no structure: {fault_text(entries['fault'][cpu])}"
+            elif entries["state"][cpu] != State.ONLINE:
+                reasons[cpu] = "it is offline"
+        if self.live:
+            reasons |= self._watchable
+        if self.seen:
+            reasons |= self.seen.unwatched
+            for row in self.seen.rows:
+                if row["looks"] <= 1:
+                    reasons[int(row["cpu"])] = "its count could not be interpreted"
+                elif row["absent"]:
+                    reasons[int(row["cpu"])] = "it went offline while it was watched"
         return {cpu: why for cpu, why in sorted(reasons.items()) if why}
 
     @cached_property
-    def naps(self) -> dict[int, Naps]:
+    def naps(self) -> dict[int, Slept]:
         """What the count of each vCPU that is judged does while that sleeps."""
         self.progress("letting the vCPUs sleep")
         return take_naps(self.reader, self.watched.judged["cpu"].tolist())
@@ -240,6 +278,7 @@ class Guest:
             before=before,
             after=after,
             samples=(kernel.first, kernel.last),
+            around=(kernel.began, kernel.afterwards()),
             interrupts_ns=kernel.interrupts_ns,
             kernel_backwards_ns=kernel.backwards_ns,
             host=self._host_views(host_before),
@@ -286,9 +325,10 @@ class Guest:
         before, event = self.options.before, self.options.event
         if before is None or event is None:
             return "it takes a record and an event: see --record, --compare and --event"
+        chosen = self._chosen(np.ones(len(self.reader.cpus), np.bool_))
         until_s = time.monotonic() + _looked_within_s()
         while True:
-            comparison = compare(before, take(self.reader), event)
+            comparison = compare(before.of(chosen), take(self.reader).of(chosen), event)
             if not comparison.unannounced() or time.monotonic() > until_s:
                 return comparison
             self.progress("waiting for the module to look at counts that are lower")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The kernel's account, looked at again and again beside the counts."""
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy.typing as npt
 from guestpv.account.kernel import Backwards, sample
 from guestpv.source.procstat import Accounts
 from guestpv.source.reader import Reader, Snapshot
+
+_IDLE_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class KernelWatch:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._settled = False
-        self._began = self.first = self.last = self._sample()
+        self.began = self.first = self.last = self._sample()
         self._backwards = Backwards(self.first.kernel)
         self.backwards_ns = np.zeros(len(reader.cpus), np.int64)
 
@@ -36,13 +39,18 @@ class KernelWatch:
         if settled and not self._settled:
             self.first, self._settled = self.last, True
 
+    def afterwards(self) -> Sample:
+        """Sample when the CPUs are idle again, and have booked whatever they had not yet."""
+        time.sleep(_IDLE_AGAIN_S)
+        return self._sample()
+
     @property
     def interrupts_ns(self) -> npt.NDArray[np.int64]:
         """Per CPU, what went to interrupts, since this was made until the last sample.
 
         0 where that is not known, as of a CPU that was offline at one of the two.
         """
-        began, last = self._began.kernel, self.last.kernel
+        began, last = self.began.kernel, self.last.kernel
         known = began["run_known"] & last["run_known"]
         spent: npt.NDArray[np.int64] = last["interrupts_ns"] - began["interrupts_ns"]
         return np.where(known, spent, 0).clip(0)

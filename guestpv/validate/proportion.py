@@ -10,6 +10,12 @@ the host, and the count should have grown by that much. In truth there is someth
 Both make a gap longer than what is counted of it, and neither depends on how much that is. So the
 length is estimated from the count and not the other way round: noise in the length then widens the
 interval of confidence, where it would flatten the slope (and blame an honest host).
+
+A gap that is not counted at all may be a slice of time that the host took and did not report, or a
+loss of its own. Lengths don't tell the two apart: the host's host may give slices like its own. But
+a loss comes at any moment, so also when the host is about to take a slice, and then the gap is
+longer than its count by the loss. Where gaps go uncounted and hardly any other has one of the kind
+in it, they are no losses.
 """
 
 from dataclasses import dataclass
@@ -34,6 +40,10 @@ _COUNTED = 0.1
 """Part of what the line promises from which on a gap was counted at all."""
 _BESIDE_NS = 1_500_000
 """How much longer than the line says a gap must be to have something else in it."""
+_ALIKE = 1.25
+"""By how much an uncounted gap may be outside of what most of the counted are, and be like them."""
+_NEAR_NS = 500_000_000
+"""How far around a gap the host is taken to do what it does when that comes."""
 _SAME_NS = 1_000
 
 
@@ -64,8 +74,15 @@ class Proportion:
     """Gaps that were not counted at all."""
     beside: int
     """Gaps that were counted, but are longer than the line says: a host that lost time itself."""
-    like_counted: float
-    """Part of the uncounted gaps that are as long as the middle eighty percent of the counted."""
+    alike: int
+    """Uncounted gaps that are about as long as the middle eighty percent of the counted."""
+    joined: int
+    """Counted gaps that are longer than the line says by about as much as those."""
+    joined_expected: float
+    """As many there would be at least if those were the host's own losses: they come any time."""
+    shares: tuple[float, float]
+    """What is counted of the longer half of the counted gaps: of half of these so much or more, and
+    of a tenth. No host counts more than there is, and some gap has nothing else in it."""
     cap_ns: int
     """What very many gaps were counted as, however long they were; 0 if there is no such thing."""
 
@@ -90,13 +107,18 @@ def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
     uncounted = stolen_ns < _COUNTED * factor * length_ns
     expected_ns = stolen_ns / factor + (line.constant_ns if line else 0)
     beside = ~uncounted & (length_ns > expected_ns + _BESIDE_NS)
+    usual_ns = _usual_ns(length_ns[~uncounted & ~beside])
+    alike = uncounted & (usual_ns[0] / _ALIKE < length_ns) & (length_ns < usual_ns[1] * _ALIKE)
     return Proportion(
         gaps=len(judged),
         switched=int(switched.sum()),
         line=line,
         uncounted=int(uncounted.sum()),
         beside=int(beside.sum()),
-        like_counted=_likeness(length_ns[uncounted], length_ns[~uncounted & ~beside]),
+        alike=int(alike.sum()),
+        joined=int((~uncounted & (length_ns > expected_ns + usual_ns[0] / 2)).sum()),
+        joined_expected=_expected(gaps, judged[alike], judged[~uncounted]),
+        shares=_shares(length_ns[~uncounted], stolen_ns[~uncounted]),
         cap_ns=_cap_ns(length_ns, stolen_ns),
     )
 
@@ -126,7 +148,7 @@ def _line(
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     n = np.unique(cpus, return_counts=True)[1]
     half = z * np.sqrt((n * (n - 1) * (2 * n + 5)).sum() / 18)
-    lowest = max(0, round((len(slopes) - half) / 2))
+    lowest = max(0, round((len(slopes) - half) / 2) - 1)
     highest = min(len(slopes) - 1, round((len(slopes) + half) / 2))
     low, slope, high = (
         float(each) for each in (slopes[lowest], np.median(slopes), slopes[highest])
@@ -137,11 +159,44 @@ def _line(
     return Line(1 / slope, 1 / high, 1 / low, constant_ns)
 
 
-def _likeness(uncounted_ns: Floats, counted_ns: Floats) -> float:
-    if not len(uncounted_ns) or not len(counted_ns):
-        return 0.0
-    low, high = np.quantile(counted_ns, [0.1, 0.9])
-    return float(np.mean((low <= uncounted_ns) & (uncounted_ns <= high)))
+def _usual_ns(length_ns: Floats) -> tuple[float, float]:
+    """From where to where the middle eighty percent are."""
+    if not len(length_ns):
+        return 0.0, 0.0
+    low, high = np.quantile(length_ns, [0.1, 0.9])
+    return float(low), float(high)
+
+
+def _shares(length_ns: Floats, stolen_ns: Floats) -> tuple[float, float]:
+    if not len(stolen_ns):
+        return 0.0, 0.0
+    longer = stolen_ns >= np.median(stolen_ns)
+    half, tenth = np.quantile(stolen_ns[longer] / length_ns[longer], [0.5, 0.9])
+    return float(half), float(tenth)
+
+
+def _expected(gaps: LongGaps, losses: LongGaps, counted: LongGaps) -> float:
+    """In how many of *losses* the host would have begun to take a slice, had they come any time.
+
+    That is each one's length, times how many slices the host begins meanwhile per time in which
+    the guest runs.
+    """
+    expected = 0.0
+    for cpu in np.unique(losses["cpu"]):
+        own = np.sort(gaps[gaps["cpu"] == cpu], order="began_ns")
+        began_ns = own["began_ns"].astype(np.float64)
+        ended_ns = began_ns + own["length_ns"]
+        missing_ns = np.concatenate([[0.0], np.cumsum(own["length_ns"].astype(np.float64))])
+        taken_ns = np.sort(counted["began_ns"][counted["cpu"] == cpu]).astype(np.float64)
+        lost = losses[losses["cpu"] == cpu]
+        from_ns = np.maximum(lost["began_ns"].astype(np.float64) - _NEAR_NS, began_ns[0])
+        to_ns = np.minimum(lost["began_ns"].astype(np.float64) + _NEAR_NS, ended_ns[-1])
+        first, last = np.searchsorted(began_ns, from_ns), np.searchsorted(began_ns, to_ns)
+        slices = np.searchsorted(taken_ns, to_ns) - np.searchsorted(taken_ns, from_ns)
+        ran_ns = to_ns - from_ns - (missing_ns[last] - missing_ns[first])
+        chance = lost["length_ns"] * slices / np.maximum(ran_ns, 1.0)
+        expected += float(np.minimum(chance, 1.0).sum())
+    return expected
 
 
 def _cap_ns(length_ns: Floats, stolen_ns: Floats) -> int:

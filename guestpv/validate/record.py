@@ -6,8 +6,8 @@ import hmac
 import json
 import platform
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,10 @@ class Record:
     """How many CPUs there can be."""
     cpus: npt.NDArray[np.void]
     """An array of `CPU`, a row for each one that is not absent, in the order of their numbers."""
+
+    def of(self, cpus: Sequence[int]) -> "Record":
+        """The same, but of these CPUs only."""
+        return replace(self, cpus=self.cpus[np.isin(self.cpus["cpu"], cpus)])
 
 
 def take(reader: MappedReader) -> Record:

@@ -3,16 +3,16 @@
 
 from guestpv.page.since import since_text
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed
+from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
 
-_CLAUSE = "DEN0057A, 3.2.2"
 _ADVICE = "guestpv does not interpret the count until it is 0 again; ask who runs the hypervisor"
 
 
 @check(
     "structure.revision",
     "The revision is 0, always",
-    _CLAUSE,
+    Clause.REVISION,
     Effect.LOAD,
     live=False,
     level=Level.MUST,
@@ -24,7 +24,7 @@ def revision(guest: Guest) -> Finding:
 @check(
     "structure.attributes",
     "The attributes are 0, always",
-    _CLAUSE,
+    Clause.ATTRIBUTES,
     Effect.LOAD,
     live=False,
     level=Level.MUST,
@@ -36,26 +36,24 @@ def attributes(guest: Guest) -> Finding:
 def _always_zero(guest: Guest, field: str, shift: int) -> Finding:
     """In each snapshot, and at each look of the observers."""
     snapshots = [guest.first, guest.reader.snapshot()]
-    looks = len(guest.first) * len(snapshots)
+    looks = len(guest.asked) * len(snapshots)
+    seen: dict[int, tuple[int, int]] = {}
+    """By CPU, what was seen in place of 0, and how often."""
     if guest.live:
         snapshots += [guest.watched.before, guest.watched.after]
         looks += int(guest.watched.rows["looks"].sum())
         for row in guest.watched.rows:
             if value := int(row["unknown_word"]) >> shift & 0xFFFFFFFF:
-                return _broken(guest, int(row["cpu"]), field, value, int(row["unknown"]))
+                seen[int(row["cpu"])] = value, int(row["unknown"])
     for snapshot in snapshots:
-        for row in snapshot[snapshot[field] != 0]:
-            return _broken(guest, int(row["cpu"]), field, int(row[field]), 1)
-    return passed(f"{looks:,} looks", looks=looks)
-
-
-def _broken(guest: Guest, cpu: int, field: str, value: int, looks: int) -> Finding:
+        rows = snapshot[guest.asked]
+        for row in rows[rows[field] != 0]:
+            seen.setdefault(int(row["cpu"]), (int(row[field]), 1))
+    if not seen:
+        return passed(f"{looks:,} looks", looks=looks)
+    cpu = min(seen)
+    value, times = seen[cpu]
     entry = guest.entries[cpu]
     since = since_text(entry) if guest.live and entry[field] == value else ""
-    return failed(
-        f"cpu{cpu}: {field} {value:#x} at {looks:,} looks{since}",
-        _ADVICE,
-        cpu=cpu,
-        looks=looks,
-        **{field: value},
-    )
+    text = f"{field} {value:#x} at {times:,} looks{since}"
+    return failed(text, _ADVICE, cpu=cpu, looks=times, **{field: value}).on(sorted(seen))

@@ -32,6 +32,10 @@
  * hypervisor's affair, and need not even be backed. A load from there may end
  * in SIGBUS, so never copy the mapping as a whole.
  *
+ * A module that was loaded with probe=1 shows what was answered and which
+ * addresses were given, and no structure: GUESTPV_FLAG_PROBE is set,
+ * entry.offset is always 0, and no entry's state is online or offline.
+ *
  * poll(2) reports POLLIN and POLLPRI once the index has changed since the file
  * was opened or last read: read(2) of four bytes gives header.sequence, made
  * even, and has poll(2) wait for the next change.
@@ -54,6 +58,15 @@
 #define GUESTPV_PV_TIME_UNDEFINED	0xc500003fU
 #define GUESTPV_PV_TIME_FEATURES_SMC32	0x85000020U
 #define GUESTPV_PV_TIME_ST_SMC32	0x85000021U
+
+/* In header.flags: nothing but the index is mapped */
+#define GUESTPV_FLAG_PROBE	1ULL
+
+/*
+ * In header.flags, never in the device's: no hypervisor wrote this, and nothing was
+ * stolen: it is a file that a simulation fills. Say so wherever its counts are shown.
+ */
+#define GUESTPV_FLAG_SIMULATED	2ULL
 
 /* In place of the first count of an epoch: none was seen that can be interpreted */
 #define GUESTPV_NO_COUNT	(~0ULL)
@@ -123,6 +136,8 @@ enum guestpv_origin {
  * @GUESTPV_FAULT_MISMATCH: the count is not the one that the kernel reads
  * @GUESTPV_FAULT_SHARED_PAGE: memory of a device is in the same page, and would
  *	be mapped with it
+ * @GUESTPV_FAULT_PROBED: there was no other, but nothing is mapped, as the module
+ *	was loaded with probe=1; where the origin is none, the address is not known
  */
 enum guestpv_fault {
 	GUESTPV_FAULT_NONE		= 0,
@@ -136,6 +151,7 @@ enum guestpv_fault {
 	GUESTPV_FAULT_UNREADABLE	= 8,
 	GUESTPV_FAULT_MISMATCH		= 9,
 	GUESTPV_FAULT_SHARED_PAGE	= 10,
+	GUESTPV_FAULT_PROBED		= 11,
 };
 
 /**
@@ -159,15 +175,6 @@ enum guestpv_reason {
 };
 
 /**
- * enum guestpv_flag - what has to be known of a mapping as a whole
- * @GUESTPV_FLAG_SIMULATED: no hypervisor wrote this, and nothing was stolen: it
- *	is a file that a simulation fills. Say so wherever its counts are shown.
- */
-enum guestpv_flag {
-	GUESTPV_FLAG_SIMULATED	= 1,
-};
-
-/**
  * struct guestpv_header - the beginning of the mapping
  * @magic: GUESTPV_MAGIC
  * @abi_version: GUESTPV_ABI_VERSION; with another value, interpret nothing else
@@ -178,10 +185,11 @@ enum guestpv_flag {
  * @page_size: the kernel's page size in bytes
  * @size: bytes of the whole mapping
  * @smccc_version: of the firmware interface: major in bits 30:16, minor in 15:0
- * @conduit: one of &enum guestpv_conduit
+ * @conduit: one of &enum guestpv_conduit; none only with GUESTPV_FLAG_PROBE, and
+ *	then nothing was called
  * @instance: a random number of this load of the module, never zero: epochs and
  *	counts of two instances can't be compared
- * @flags: of &enum guestpv_flag; the device has none
+ * @flags: GUESTPV_FLAG_PROBE, GUESTPV_FLAG_SIMULATED in a file, or zero
  */
 struct guestpv_header {
 	__u64 magic;
@@ -213,7 +221,8 @@ struct guestpv_header {
  * @features_self: returned by PV_TIME_FEATURES(PV_TIME_FEATURES)
  * @features_st: returned by PV_TIME_FEATURES(PV_TIME_ST)
  * @features_st_draft: returned by PV_TIME_FEATURES(PV_TIME_ST_DRAFT)
- * @st_return: returned by the last PV_TIME_ST
+ * @st_return: returned by the last PV_TIME_ST; where @st_call is 0, by one that
+ *	was made though the query for it was refused, which must be, too
  * @features_undefined: returned by PV_TIME_FEATURES(PV_TIME_UNDEFINED)
  * @features_st_smc32: returned by PV_TIME_FEATURES(PV_TIME_ST_SMC32)
  * @features_smc32: returned by PV_TIME_FEATURES_SMC32(PV_TIME_FEATURES)

@@ -17,6 +17,8 @@ from rich.table import Table
 PROPERTY = "validated"
 """Of a test: a run of its, as a record."""
 FILE = os.environ.get("GUESTPV_CAMPAIGN")
+LIARS_RUNS = int(os.environ.get("GUESTPV_LIARS", 0))
+HEALTHY_RUNS = int(os.environ.get("GUESTPV_HEALTHY", 0))
 
 
 @dataclass(frozen=True, slots=True)

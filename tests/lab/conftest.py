@@ -49,6 +49,10 @@ def progress_is_shown(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+if not (campaign.LIARS_RUNS or campaign.HEALTHY_RUNS):
+    collect_ignore = ["test_liars.py"]  # hundreds of runs, on a machine that does nothing else
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The tables of the runs of `guestpv validate`, if there were any."""
     runs = [

@@ -80,5 +80,5 @@ def test_load_builds_what_is_not_installed(running_kernel):
     module = build.build(said.append)
     info = subprocess.run(["/sbin/modinfo", module], capture_output=True, text=True).stdout
     assert f"vermagic:       {running_kernel} " in info
-    assert said == [f"building the module for {running_kernel}"]
+    assert said == [f"building the modules for {running_kernel}"]
     assert build.build(pytest.fail) == module  # it is kept

@@ -17,18 +17,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from reportschema import VALIDATOR
 from validator import VALIDATORS, claim_again, guestpv, ipa, labs_in_turn, load_again
 
+from guestpv.driver.ask import UPPER
 from guestpv.page import abi
 from guestpv.validate import catalogue
-from guestpv.validate.compare import IDS as COMPARING
+from guestpv.validate.life_events import IDS as COMPARING
 from pvlab import Lab
 from pvlab.cache import CHECKOUT
 from pvlab.faults import Lie
 
 RAM = 0x40000000
 
-ST, FEATURES, ARCH_FEATURES = abi.PV_TIME_ST, abi.PV_TIME_FEATURES, 0x80000001
+ST, FEATURES, VERSION, ARCH_FEATURES = abi.PV_TIME_ST, abi.PV_TIME_FEATURES, 0x80000000, 0x80000001
+UNDEFINED = 0xC500002A
 REFUSED = -1
 
 Arrange = Callable[[Lab], AbstractContextManager[None]]
@@ -46,6 +49,9 @@ class Fault:
     says: str = ""
     tries: int = 1
     """How often to look, where the host's scheduler decides whether there is something to see."""
+    warns_if_busy: bool = False
+    """Whether on a machine that is busy itself, which takes time from the lab's host that nobody
+    reports, a warning that the two can't be told apart is as right."""
 
 
 CAUGHT: dict[str, list[str]] = {}
@@ -70,6 +76,11 @@ def answering(**wrong: int) -> Arrange:
         claim_again(lab)
 
     return arrange
+
+
+def answering_now(**wrong: int) -> Arrange:
+    """A hypercall is answered wrongly during the run, and was not when the module was loaded."""
+    return lambda lab: lab.answering(**wrong)
 
 
 @contextmanager
@@ -275,6 +286,62 @@ CLAIM = [
         "discovery.alike",
         answering(call=FEATURES, arg=abi.PV_TIME_ST_DRAFT, vcpu=1, answer=0),
     ),
+    Fault(
+        "ARCH_FEATURES returns 1",
+        "discovery.exactly_0",
+        answering(call=ARCH_FEATURES, arg=FEATURES, answer=1),
+        verdict="warn",
+        says="Linux guests go without",
+    ),
+    Fault(
+        "x9 is not kept",
+        "smccc.registers",
+        answering_now(call=FEATURES, arg=ST, vcpu=1, register=9, answer=7),
+        says="cpu1: x9 changed",
+    ),
+    Fault(
+        "x17 is not kept by a call that is refused",
+        "smccc.registers",
+        answering_now(call=UNDEFINED, register=17, answer=0),
+        says="cpu0-1: x17 changed",
+    ),
+    Fault(
+        "SMCCC 1.3 is announced, and its hint not masked",
+        "smccc.hint",
+        answering_now(call=VERSION, answer=0x10003),
+        says="without the hint",
+    ),
+    Fault(
+        "the upper half of an argument counts",
+        "smccc.upper",
+        answering_now(call=FEATURES, arg=UPPER | ST, answer=REFUSED),
+        says="with zeroes above",
+    ),
+    Fault(
+        "a number that nobody defined is vouched for",
+        "smccc.undefined",
+        answering_now(call=FEATURES, arg=UNDEFINED, answer=0),
+        says="returned 0",
+    ),
+    Fault(
+        "a call that nobody defined is taken for done",
+        "smccc.direct",
+        answering_now(call=UNDEFINED, answer=0),
+        says="returned 0",
+    ),
+    Fault(
+        "a refusal that is none",
+        "smccc.refusals",
+        answering_now(call=UNDEFINED, answer=-2),
+        says="returned -2",
+    ),
+    Fault(
+        "PV_TIME_ST is gone since the module was loaded",
+        "smccc.same",
+        answering_now(call=FEATURES, arg=ST, answer=REFUSED),
+        verdict="warn",
+        says="now",
+    ),
     Fault("no structure for one vCPU", "address.given", answering(call=ST, vcpu=1, answer=REFUSED)),
     Fault("unaligned", "address.aligned", answering(call=ST, vcpu=1, answer=ipa(1) + 8)),
     Fault("beyond the address size", "address.range", answering(call=ST, vcpu=1, answer=1 << 53)),
@@ -295,9 +362,15 @@ CLAIM = [
     Fault("at 2^64 - 1", "counter.plausible", at_its_end),
     Fault("frozen", "counter.grows", frozen),
     Fault("half is hidden", "gaps.proportion", lying(scale=0.5), tries=3),
-    Fault("a tenth is hidden", "gaps.proportion", lying(scale=0.9), tries=6),
+    Fault("a tenth is hidden", "gaps.proportion", lying(scale=0.9), tries=6, warns_if_busy=True),
     Fault("microseconds", "gaps.proportion", lying(scale=0.001), tries=3),
-    Fault("one slice in ten is lost", "gaps.lost", lying(lose_every=10), tries=6),
+    Fault(
+        "one slice in ten is lost",
+        "gaps.lost",
+        lying(lose_every=10),
+        tries=6,
+        warns_if_busy=True,
+    ),
     Fault("halted time is counted", "counter.idle", lying(counts_halted=True), tries=3),
     Fault("creeping", "counter.still", creeping, tries=5),
     Fault("written in halves", "counter.whole", lambda lab: lab.tearing_count(ipa(0))),
@@ -352,11 +425,18 @@ PAUSED = [
         says="missing in one piece",
     ),
 ]
-HOLES = {
-    **dict.fromkeys(COMPARING, "with --compare: tests/lab/test_life_compare.py"),
-    "discovery.smccc": "with SMCCC 1.0 there is no conduit, so the module does not load"
-    " (tests/lab/test_no_pv_time.py); on page images: tests/unit/test_validate.py",
+ELSEWHERE = {
+    "life.continues": "a count that a short migration loses (test_life_events.py)",
+    "life.announced": "a snapshot that is older than the record (test_life_events.py)",
+    "life.grew": "the time of a stop that is counted (test_life_events.py)",
+    "life.stayed": "made up only, in tests/unit/test_life_events.py",
+    "life.interface": "made up only, in tests/unit/test_life_events.py",
+    "discovery.smccc": "a machine without a conduit (test_no_pv_time.py)",
+    "discovery.none": "stolen time where none is expected (test_probe.py)",
+    "kernel.nohz": "a busy guest with nohz_full: Linux's own defect (test_nohz.py)",
+    "kernel.stuck": "hotplug with nohz_full: Linux's own defect (test_nohz.py)",
 }
+"""Checks whose faults are in other files."""
 
 
 # ---- the guest ----
@@ -394,7 +474,8 @@ def caught(lab: Lab, fault: Fault) -> None:
         print(f"{fault.name}: {fault.check} says {verdict}: {text}")
         if verdict == fault.verdict:
             break
-    assert verdict == fault.verdict
+    told_of = fault.warns_if_busy and verdict == "warn" and "--host-account" in advice
+    assert verdict == fault.verdict or told_of
     assert fault.says in text + advice
     CAUGHT.setdefault(fault.check, []).append(fault.name)
 
@@ -414,11 +495,14 @@ def test_a_fault_is_caught_where_guestpv_claims(labs, fault):
 
 
 README = (CHECKOUT / "README.md").read_text()
+NO_NOHZ = {"kernel.nohz": "skip", "kernel.stuck": "skip"}
+"""No CPU of these guests is in nohz_full."""
 EXPECTED = {
     # what is not a pass, with --disruptive, under contention; it stands in the README, too
-    "stock-6.1": {"life.survives": "skip", "kernel.hotplug": "warn"},
-    "stock-6.12": {"life.survives": "skip", "kernel.hotplug": "warn"},
+    "stock-6.1": {"life.survives": "skip", "kernel.hotplug": "warn", **NO_NOHZ},
+    "stock-6.12": {"life.survives": "skip", "kernel.hotplug": "warn", **NO_NOHZ},
     "claim-6.1": {
+        **NO_NOHZ,
         "life.survives": "skip",
         "kernel.agrees": "warn",
         "kernel.forward": "skip",
@@ -444,7 +528,7 @@ def test_the_whole_catalogue_on_a_healthy_guest(labs, kernel):
     for id, (verdict, text, _) in findings.items():
         print(f"{kernel:10} {verdict:4} {id:24} {text}")
     assert not_passed(findings) == EXPECTED[kernel] | dict.fromkeys(COMPARING, "skip")
-    assert set(EXPECTED[kernel]) == told_by_the_readme(kernel)
+    assert set(EXPECTED[kernel]) - NO_NOHZ.keys() == told_by_the_readme(kernel)
     assert lab.run(["cat", "/sys/devices/system/cpu/online"]).stdout == "0-1\n"
 
 
@@ -493,7 +577,7 @@ def test_an_unknown_revision_is_not_interpreted_and_reading_goes_on_when_it_is_k
 SKIPPED = {
     check.id: "skip"
     for check in catalogue()
-    if check.effect.disruptive or check.id in ("life.survives", *COMPARING)
+    if check.effect.disruptive or check.id in ("life.survives", *NO_NOHZ, *COMPARING)
 }
 
 
@@ -514,8 +598,20 @@ def test_the_command_as_it_is_run_by_users(labs):
     lab.steal(0)
     print(said)
     assert f"{len(SKIPPED)} skipped" in said
-    assert " 0 failed" in said
-    assert "No promise that was checked was broken." in said
+    assert " 0 failed, 0 errors" in said
+    assert "No promise of the hypervisor that was checked was broken." in said
+
+
+def test_the_report_for_programs_is_by_its_schema(labs):
+    lab = labs("stock-6.1")
+    lab.steal(50)
+    report = json.loads(guestpv(lab, "validate", "--quick", "--disruptive", "--json"))
+    lab.steal(0)
+    VALIDATOR.validate(report)
+    figures = {check["id"]: check["figures"] for check in report["checks"]}
+    assert [row["cpu"] for row in figures["gaps.proportion"]["factors"]] == [0, 1]
+    assert [row["cpu"] for row in figures["counter.idle"]["counted_shares"]] == [0, 1]
+    assert [row["cpu"] for row in figures["host.agrees"]["errors"]] == [0, 1]
 
 
 def test_a_machine_that_sleeps_in_the_middle_is_watched_again(labs):
@@ -535,12 +631,12 @@ def validated_over(lab: Lab, what: str, act: Callable[[], None]) -> None:
     checks = "--only discovery.smccc,life.paused,life.survives --wait 120"
     command = f"guestpv validate --tap {checks} >/tmp/validated"
     lab.run(["sh", "-c", f"rm -f /tmp/validated; setsid {command} </dev/null 2>/dev/null &"])
-    lab.run(["sh", "-c", "until grep -q '^ok 1' /tmp/validated; do sleep 0.2; done"], timeout=60)
+    lab.run(["sh", "-c", "until grep -q '^ok 1 ' /tmp/validated; do sleep 0.2; done"], timeout=60)
     act()
     lab.run(["sh", "-c", "while pgrep -f '[g]uestpv validate' >/dev/null; do sleep 0.2; done"])
     validated = lab.run(["cat", "/tmp/validated"]).stdout
-    assert "# warn: it stood still for about" in validated
-    assert "# pass: across a stop of about" in validated
+    assert "text: it stood still for about" in validated
+    assert "text: across a stop of about" in validated
     CAUGHT.setdefault("life.paused", []).append(what)
 
 
@@ -589,12 +685,13 @@ def test_a_vm_that_is_saved_and_restored_keeps_its_counts(labs):
 def test_each_check_has_a_fault_that_trips_it(request):
     """The table of both, and its holes."""
     calls = [getattr(item, "callspec", None) for item in request.session.items]
-    ran = {call.params["fault"].check for call in calls if call and "fault" in call.params}
+    faults = [call.params.get("fault") for call in calls if call]
+    ran = {fault.check for fault in faults if isinstance(fault, Fault)}
     assert CAUGHT.keys() >= ran
     for check in catalogue():
-        faults = CAUGHT.get(check.id) or [HOLES.get(check.id, "a hole: no fault tripped it")]
+        faults = CAUGHT.get(check.id) or [ELSEWHERE.get(check.id, "a hole: no fault tripped it")]
         print(f"{check.id:24} {'; '.join(faults)}")
     owned = {fault.check for fault in (*PAUSED, *CLAIM, *STOCK)}
-    assert owned | HOLES.keys() == {check.id for check in catalogue()}
-    assert owned.isdisjoint(HOLES)
+    assert owned | ELSEWHERE.keys() == {check.id for check in catalogue()}
+    assert owned.isdisjoint(ELSEWHERE)
     print(f"{'no check':24} moved to a host without the feature: it refuses (test_moving.py)")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from guestpv.cli import _EXIT_CODES, completion
+from guestpv.cli import completion
+from guestpv.cli.exitcodes import MEANINGS
 from guestpv.cpulist import CpuList
 
 
@@ -35,9 +36,9 @@ def completed(words):
 def test_exit_codes_are_a_table_that_does_not_break_apart():
     shown = guestpv("--help", COLUMNS="80")
     at = next(at for at, line in enumerate(shown) if "Exit codes" in line)
-    table = shown[at + 2 : at + 2 + len(_EXIT_CODES)]
+    table = shown[at + 2 : at + 2 + len(MEANINGS)]
     assert [line.split(maxsplit=1) for line in table] == [
-        [str(code), meaning] for code, meaning in _EXIT_CODES.items()
+        [str(code), meaning] for code, meaning in MEANINGS.items()
     ]
     assert len({line.index(line.split(maxsplit=1)[1]) for line in table}) == 1
     assert all(len(line) <= 80 for line in shown)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import guestpv
+from guestpv.driver import ask
 from guestpv.latency.observation import LONG_GAP, OBSERVATION
 from guestpv.page import abi, layout
 
@@ -19,17 +20,21 @@ STRUCTS = {
     "guestpv_header": layout.HEADER,
     "guestpv_entry": layout.ENTRY,
     "guestpv_stolen_time": layout.STOLEN_TIME,
+    "guestpv_ask_header": ask.HEADER,
+    "guestpv_ask_call": ask.CALL,
     "row": guestpv.SNAPSHOT,
     "long_gap": LONG_GAP,
     "observation": np.dtype(OBSERVATION.descr[:-1]),  # the last is Python's own
 }
+ASK_UAPI = UAPI.with_name("guestpv_ask.h")
 DECLARED_IN = {
+    "guestpv_ask_header": ASK_UAPI,
+    "guestpv_ask_call": ASK_UAPI,
     "row": NATIVE / "pages.h",
     "long_gap": NATIVE / "observer.h",
     "observation": NATIVE / "observer.h",
 }
 ENUMS = {
-    "FLAG": abi.Flag,
     "CONDUIT": abi.Conduit,
     "STATE": abi.State,
     "ORIGIN": abi.Origin,
@@ -45,8 +50,11 @@ CONSTANTS = (
     "PV_TIME_UNDEFINED",
     "PV_TIME_FEATURES_SMC32",
     "PV_TIME_ST_SMC32",
+    "FLAG_PROBE",
+    "FLAG_SIMULATED",
     "NOT_CALLED",
 )
+ASK_CONSTANTS = ("MAGIC", "VERSION", "REGISTERS", "SENTINEL", "UPPER", "SVE_HINT")
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +67,10 @@ def in_c(tmp_path_factory):
     ]
     expressions += [f"GUESTPV_{kind}_{member.name}" for kind in ENUMS for member in ENUMS[kind]]
     expressions += [f"GUESTPV_{name}" for name in CONSTANTS]
+    expressions += [f"GUESTPV_ASK_{name}" for name in ASK_CONSTANTS]
     prints = "".join(f'printf("%s\\t%lld\\n", "{e}", (long long)({e}));' for e in expressions)
     (directory / "print.c").write_text(
-        '#include "guestpv.h"\n#include <stddef.h>\n#include <stdio.h>\n'
+        '#include "guestpv.h"\n#include "guestpv_ask.h"\n#include <stddef.h>\n#include <stdio.h>\n'
         '#include "observer.h"\n#include "pages.h"\n'
         f"int main(void) {{ {prints} return 0; }}\n"
     )
@@ -95,7 +104,7 @@ def test_fields_stand_where_they_stand_in_c(in_c, name):
         assert dtype.fields[field][1] == in_c[f"offsetof(struct {name}, {field})"]
     source = re.sub(r"/\*.*?\*/", "", DECLARED_IN.get(name, UAPI).read_text(), flags=re.DOTALL)
     declared = re.search(rf"struct {name} {{(.*?)}};", source, re.DOTALL)[1]
-    assert re.findall(r"(\w+)(?:\[\d\])?[,;]", declared) == list(dtype.names)
+    assert re.findall(r"(\w+)(?:\[\w+\])?[,;]", declared) == list(dtype.names)
 
 
 @pytest.mark.parametrize("kind", ENUMS)
@@ -109,3 +118,8 @@ def test_enums_have_the_values_of_c(in_c, kind):
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_constants_have_the_values_of_c(in_c, name):
     assert getattr(abi, name) == in_c[f"GUESTPV_{name}"]
+
+
+@pytest.mark.parametrize("name", ASK_CONSTANTS)
+def test_constants_of_guestpv_ask_have_the_values_of_c(in_c, name):
+    assert getattr(ask, name) == in_c[f"GUESTPV_ASK_{name}"]

@@ -98,10 +98,9 @@ def test_module_that_cannot_be_read(tmp_path, name):
         pass
 
 
-def test_who_has_the_device_mapped(tmp_path, monkeypatch):
+def test_who_has_the_device_mapped(tmp_path):
     """Whatever else they have mapped and what they call themselves: names are bytes."""
     device = tmp_path / "device"
-    monkeypatch.setattr(module, "DEVICE", str(device))
     not_utf8 = os.fsencode(tmp_path / "caf") + b"\xe9"
     script = f"""
 import mmap, sys
@@ -119,19 +118,22 @@ sys.stdin.read()
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as user:
         assert user.stdout.readline() == b"mapped\n"
-        assert list(module._users()) == [f"caf\N{REPLACEMENT CHARACTER} ({user.pid})"]
+        assert list(module._users(str(device))) == [f"caf\N{REPLACEMENT CHARACTER} ({user.pid})"]
         user.stdin.close()
-    assert list(module._users()) == []
+    assert list(module._users(str(device))) == []
 
 
 @pytest.mark.parametrize("place", ["updates/dkms", "extra", "weak-updates"])
-def test_installed_module_is_found(tmp_path, monkeypatch, place):
+@pytest.mark.parametrize("name", build.NAMES)
+def test_installed_module_is_found(tmp_path, monkeypatch, place, name):
     monkeypatch.setattr(module, "MODULES", tmp_path)
-    assert module._installed() is None
-    path = tmp_path / platform.release() / place / "guestpv.ko.xz"
+    assert module._installed(name) is None
+    path = tmp_path / platform.release() / place / f"{name}.ko.xz"
     path.parent.mkdir(parents=True)
     path.touch()
-    assert module._installed() == path
+    assert module._installed(name) == path
+    (other,) = {*build.NAMES} - {name}
+    assert module._installed(other) is None
 
 
 # The build
@@ -142,7 +144,9 @@ def headers(tmp_path, monkeypatch):
     """Kernel headers of which make copies a source, and an empty cache."""
     headers = tmp_path / platform.release() / "build"
     headers.mkdir(parents=True)
-    (headers / "Makefile").write_text("modules:\n\tcp $(M)/main.c $(M)/guestpv.ko\n")
+    (headers / "Makefile").write_text(
+        "modules:\n\tcp $(M)/main.c $(M)/guestpv.ko\n\tcp $(M)/ask.c $(M)/guestpv_ask.ko\n"
+    )
     monkeypatch.setattr(build, "MODULES", tmp_path)
     monkeypatch.setattr(build, "CACHE", tmp_path / "cache")
     return headers
@@ -154,8 +158,11 @@ def test_module_is_built_once(headers):
     assert "guestpv_init" in built.read_text()
     assert len(said) == 1
     assert build.build(said.append) == built
+    asks = build.build(said.append, "guestpv_ask")
+    assert "guestpv_ask_init" in asks.read_text()
     assert len(said) == 1
-    assert sorted(path.name for path in built.parent.iterdir()) == ["build.log", built.name]
+    kept = sorted(path.name for path in built.parent.iterdir())
+    assert kept == ["build.log", built.name, asks.name]
 
 
 def test_module_of_other_sources_is_another(headers, monkeypatch):

@@ -2,6 +2,8 @@
 """Sleep that is counted as stolen, by a hypervisor that a test plays: simulation."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -32,7 +34,7 @@ def shares(machine_of):
         thread.start()
         try:
             with MappedReader(machine.path) as reader:
-                return counted_share(take_naps(reader, [CPU])[CPU])
+                return counted_share(take_naps(reader, [CPU])[CPU].naps)
         finally:
             over.set()
             thread.join()
@@ -56,7 +58,7 @@ def naps_of(late_ns, grown_ns):
 
 def test_waking_late_because_of_the_host_is_no_sleep_that_is_counted():
     rng = np.random.default_rng(0)
-    waited_ns = rng.integers(0, 10_000_000, 30)
+    waited_ns = rng.integers(0, 10_000_000, 100)
     assert counted_share(naps_of(waited_ns + 300_000, waited_ns)) <= 0
 
 
@@ -65,8 +67,29 @@ def test_being_woken_by_something_else_more_often_than_not_is_none_either():
     assert counted_share(naps_of(np.full(30, 300_000), grown_ns)) <= 0
 
 
+def test_a_vcpu_that_was_taken_before_it_halted_did_not_sleep():
+    """As under a host that gives it 2 ms of each 20: the timer ran, and it was not halted yet."""
+    disturbed = naps_of(np.full(60, 8_000_000), np.full(60, 18_000_000))
+    assert counted_share(disturbed) is None
+    undisturbed = naps_of(np.full(20, 300_000), np.zeros(20))
+    assert counted_share(np.concatenate([disturbed, undisturbed])) <= 0
+
+
 def test_a_cpu_that_did_not_sleep_has_no_share(machine_of):
     with MappedReader(machine_of(2).path) as reader:
         naps = take_naps(reader, [4095])
-    assert counted_share(naps[4095]) is None
+    assert counted_share(naps[4095].naps) is None
     assert counted_share(naps_of([0] * 19, [0] * 19)) is None
+
+
+def test_what_else_runs_on_the_cpu_is_told(machine_of):
+    """It is stolen from while the thread sleeps, and that sleep is none of the vCPU's."""
+    spin = subprocess.Popen(
+        [sys.executable, "-c", f"import os\nos.sched_setaffinity(0, {{{CPU}}})\nwhile True: pass"]
+    )
+    try:
+        with MappedReader(machine_of(CPU + 1).path) as reader:
+            assert take_naps(reader, [CPU])[CPU].others_share > 0.5
+    finally:
+        spin.kill()
+        spin.wait()

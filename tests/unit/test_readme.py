@@ -13,9 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import guestpv
-from guestpv.cli import _EXIT_CODES, app
+from guestpv.cli import app, exitcodes
 from guestpv.cli.columns import WIDTHS
-from guestpv.cli.validate import FAILED, INTERRUPTED
 from guestpv.page import abi, image, layout
 from guestpv.simulation.script import EVENTS, parse
 
@@ -106,7 +105,8 @@ def test_the_picture_is_the_screen_of_watch():
 def test_every_exit_code_is_the_one_of_its_error():
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
     raised = {error.exit_code for error in guestpv.Error.__subclasses__()}
-    assert codes == raised | {0, 1, 2, FAILED, INTERRUPTED} == set(_EXIT_CODES)
+    own = {code for name, code in vars(exitcodes).items() if isinstance(code, int)}
+    assert codes == raised | own | {0, 1, 2} == set(exitcodes.MEANINGS)
 
 
 def test_every_command_and_option_it_names_exists():
@@ -120,8 +120,8 @@ def test_every_command_and_option_it_names_exists():
         "sim": ("--script", "--seed", "--vcpus"),
         "validate": (
             *("--quick", "--disruptive", "--list", "--only", "--skip", "--wait"),
-            *("--junit", "--tap", "--json", "--host-account"),
-            *("--record", "--compare", "--event"),
+            *("--junit", "--tap", "--json", "--schema", "--host-account", "--seconds", "--cpu"),
+            *("--leave-isolated", "--fail-on", "--require", "--record", "--compare", "--event"),
         ),
     }.items():
         shown = CliRunner().invoke(app, [command, "--help"], terminal_width=200)

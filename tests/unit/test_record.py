@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guestpv.cli import compare
+from guestpv.cli import recordfile
 from guestpv.cli.records import dumps
 from guestpv.errors import FormatError
 from guestpv.page import layout
@@ -280,7 +280,7 @@ def test_a_full_disk_leaves_the_record_that_is_there(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         with pytest.raises(OSError):
-            compare._write(file, bytes(1000))
+            recordfile._write(file, bytes(1000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert file.read_text() == "the one before"
@@ -336,7 +336,7 @@ def test_what_is_no_record_is_refused_before_the_run(guestpv, machine, file, cod
 
 
 def test_what_never_ends_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(compare, "_LARGEST", 1000)
+    monkeypatch.setattr(recordfile, "_LARGEST", 1000)
     (tmp_path / "large").write_bytes(bytes(1001))
     with pytest.raises(FormatError, match="more than 1000 bytes"):
-        compare.read_record(tmp_path / "large")
+        recordfile.read_record(tmp_path / "large")

@@ -169,11 +169,20 @@ class Lab:
     # Hypercalls that are not answered as they should be.
 
     def answering(
-        self, *, call: int, answer: int, arg: int | None = None, vcpu: int | None = None
+        self,
+        *,
+        call: int,
+        answer: int,
+        arg: int | None = None,
+        vcpu: int | None = None,
+        register: int = 0,
     ) -> AbstractContextManager[None]:
-        """A hypercall is answered with `answer`; of any argument and any vCPU if none is given."""
+        """A hypercall is answered with `answer`; of any argument and any vCPU if none is given.
+
+        In another register than x0, it is what else the hypervisor leaves there.
+        """
         any_arg, any_vcpu = (ANY if each is None else each for each in (arg, vcpu))
-        return self._hypercalls.answering(WrongAnswer(call, any_arg, any_vcpu, answer))
+        return self._hypercalls.answering(WrongAnswer(call, any_arg, any_vcpu, answer, register))
 
     def frozen(self, *, vcpu: int | None = None) -> AbstractContextManager[None]:
         """The count of a vCPU, or of all, does not move; afterwards it makes up for it at once."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The project as a guest gets it: a tar on a disk of its own, unpacked over its root.
 
-It holds the package as a user would install it (a wheel, cross-built), the module for the
-machine's kernel where DKMS would put it, and the tests that run in a guest.
+It holds the package as a user would install it (a wheel, cross-built), the modules for the
+machine's kernel where DKMS would put them, and the tests that run in a guest.
 """
 
 import os
@@ -29,6 +29,7 @@ UNPACK = "/bin/busybox tar -x -C / -f /dev/lab-payload"
 def payload(kernel: Kernel) -> Path:
     """The tar for guests that boot this kernel; the same for as long as this process lives."""
     module, package, tests = kmod.build(kernel).module, _package(), _tests()
+    asking = module.with_name("guestpv_ask.ko")  # of the same build
 
     def build(directory: Path) -> None:
         root = directory / "root"
@@ -39,7 +40,8 @@ def payload(kernel: Kernel) -> Path:
             shutil.copy(test, copy)
         extra = root / "lib/modules" / kernel.release / "extra"
         extra.mkdir(parents=True)
-        shutil.copy(module, extra)
+        for each in module, asking:
+            shutil.copy(each, extra)
         for name in "modules.order", "modules.builtin":
             (extra.parent / name).touch()
         process.run("/sbin/depmod", "-b", root, kernel.release)

@@ -31,12 +31,16 @@ _SET = (
 
 @dataclass(frozen=True, slots=True)
 class WrongAnswer:
-    """To which hypercall, with which argument, of which vCPU, and what. No call, no answer."""
+    """To which hypercall, with which argument, of which vCPU, and what. No call, no answer.
+
+    The upper half of an argument matters only where it is given.
+    """
 
     call: int = 0
     arg: int = ANY
     vcpu: int = ANY
     answer: int = 0
+    register: int = 0
 
 
 def module(kernel: Kernel) -> kmod.Build:
@@ -108,11 +112,12 @@ class HypercallFaults:
 
     def _apply(self) -> None:
         """Tell the module of the faults that there are now; what decides on one comes last."""
-        calls, args, vcpus, answers = zip(*map(astuple, self._answers), strict=True)
+        calls, args, vcpus, answers, regs = zip(*map(astuple, self._answers), strict=True)
         values = {
             "arg": args,
             "vcpu": vcpus,
             "answer": [answer % (1 << 64) for answer in answers],
+            "reg": regs,
             "call": calls,
             **{name: [value] for name, value in self._lie.parameters().items()},
             **{name: [_union(masks)] for name, masks in self._masks.items()},

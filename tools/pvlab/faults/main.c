@@ -25,7 +25,7 @@ MODULE_PARM_DESC(call, "function identifiers of hypercalls to answer wrongly; 0:
 
 static long arg[ANSWERS] = { [0 ... ANSWERS - 1] = ANY };
 module_param_array(arg, long, NULL, 0644);
-MODULE_PARM_DESC(arg, "their first argument, 32 bits; -1: any");
+MODULE_PARM_DESC(arg, "their first argument, 32 bits, or 64 where the upper ones matter; -1: any");
 
 static int vcpu[ANSWERS] = { [0 ... ANSWERS - 1] = ANY };
 module_param_array(vcpu, int, NULL, 0644);
@@ -34,6 +34,10 @@ MODULE_PARM_DESC(vcpu, "the vCPU that calls; -1: any");
 static ulong answer[ANSWERS];
 module_param_array(answer, ulong, NULL, 0644);
 MODULE_PARM_DESC(answer, "what to answer, 64 bits");
+
+static uint reg[ANSWERS];
+module_param_array(reg, uint, NULL, 0644);
+MODULE_PARM_DESC(reg, "in which register, 0 to 17, to answer");
 
 static ulong freeze;
 module_param(freeze, ulong, 0644);
@@ -46,7 +50,7 @@ MODULE_PARM_DESC(keep, "mask of the vCPUs whose count isn't reset by PV_TIME_ST"
 struct hypercall {
 	struct kvm_vcpu *caller;
 	u32 function;
-	u32 arg;
+	u64 arg;
 };
 
 /* Only the handler's caller knows the arguments: the answer overwrites the first register. */
@@ -64,7 +68,8 @@ static bool is_meant(int place, const struct hypercall *hypercall)
 {
 	if (!call[place] || hypercall->function != call[place])
 		return false;
-	if (arg[place] != ANY && hypercall->arg != (u32)arg[place])
+	if (arg[place] != ANY &&
+	    (arg[place] >> 32 ? hypercall->arg : (u32)hypercall->arg) != arg[place])
 		return false;
 	return vcpu[place] == ANY || hypercall->caller->vcpu_id == vcpu[place];
 }
@@ -75,7 +80,7 @@ static int hypercall_ends(struct kretprobe_instance *instance, struct pt_regs *r
 
 	for (int place = 0; place < ANSWERS; place++)
 		if (is_meant(place, hypercall))
-			vcpu_set_reg(hypercall->caller, 0, answer[place]);
+			vcpu_set_reg(hypercall->caller, reg[place], answer[place]);
 	return 0;
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""life, driven from outside: what must hold after an event, beside what was recorded before it.
+"""life, over what happens to the VM: what must hold after it, beside a record from before it.
 
 Each check judges a `Comparison`, which says that the event can have happened; what is said of a
 CPU whose count restarted with its hotplug is said once, since that is the guest's own doing.
@@ -24,11 +24,9 @@ from guestpv.validate.check import (
     skipped,
     warned,
 )
+from guestpv.validate.clauses import Clause
 from guestpv.validate.comparison import Compared, Comparison, Event, Fate, numbers
 from guestpv.validate.guest import Guest
-
-_THREAD = "the thread of v4: migration and suspend must keep working"
-_STOLEN_TIME = "DEN0057A, 3.2.2: stolen_time"
 
 _SLACK_NS = 100_000_000
 """What a vCPU waits on its host while the VM is stopped is counted, and its clocks stand still."""
@@ -52,7 +50,7 @@ def _compared(judge: Judge) -> Callable[[Guest], Finding]:
 @check(
     "life.continues",
     "Counts go on where they were over what happened to the VM",
-    _THREAD,
+    Clause.SURVIVES,
     live=False,
     level=Level.DERIVED,
 )
@@ -64,11 +62,7 @@ def continues(comparison: Comparison) -> Finding:
     if not rows:
         return skipped("no CPU had a count when it was recorded")
     if gone := [row for row in rows if row.fate == Fate.GONE]:
-        return failed(
-            f"cpu{listed(numbers(gone))}: there is no count any more",
-            "'guestpv info' shows why",
-            cpus=numbers(gone),
-        )
+        return failed("there is no count any more", "'guestpv info' shows why").on(numbers(gone))
     judged = [row for row in rows if row.fate != Fate.UNKNOWN and not row.by_hotplug]
     if event.sets_back:
         lost = list(_more_than_set_back(comparison, judged))
@@ -76,11 +70,10 @@ def continues(comparison: Comparison) -> Finding:
         lost = [row for row in judged if row.fate != Fate.WENT_ON]
     if lost:
         return failed(
-            f"cpu{listed(numbers(lost))}: {_step(lost[0])}",
-            _LOST.get(event, "rates across it are wrong"),
-            cpus=numbers(lost),
-            lost_ns=[-row.grown_ns for row in lost],
-        )
+            _step(lost[0]),
+            _LOST[event],
+            lost=[{"cpu": row.cpu, "lost_ns": -row.grown_ns} for row in lost],
+        ).on(numbers(lost))
     if not judged:
         return skipped(f"no count is left to judge{_by_hotplug(rows)}")
     if not any(row.before["stolen_ns"] for row in judged):
@@ -88,12 +81,13 @@ def continues(comparison: Comparison) -> Finding:
     return passed(f"{_fates(judged)}{_by_hotplug(rows)}")
 
 
+_REPORT = "leave out rates across it, and report it to whoever runs the hosts"
 _LOST = {
-    Event.MIGRATED: "the destination lost the count; rates across the migration are wrong",
-    Event.HOST_UPGRADED: "the new hypervisor lost the count; rates across the upgrade are wrong",
-    Event.HOTPLUG: "only CPUs that went and came may count anew",
-    Event.RESTORED: "no snapshot since the record had so low a count: it was lost",
-    Event.CLONED: "no snapshot since the record had so low a count: it was lost",
+    Event.MIGRATED: f"the destination lost the count: {_REPORT}",
+    Event.HOST_UPGRADED: f"the new hypervisor lost the count: {_REPORT}",
+    Event.HOTPLUG: f"only CPUs that went and came may count anew: {_REPORT}",
+    Event.RESTORED: f"no snapshot since the record had so low a count, so it was lost: {_REPORT}",
+    Event.CLONED: f"no snapshot since the record had so low a count, so it was lost: {_REPORT}",
 }
 
 
@@ -114,7 +108,7 @@ def _passed_least_ns(comparison: Comparison) -> int:
 @check(
     "life.announced",
     "A count that is lower is in a new epoch, which says why it began",
-    "guestpv's own: kmod/uapi/guestpv.h",
+    Clause.ANNOUNCED,
     live=False,
     level=Level.GUESTPV,
 )
@@ -126,31 +120,26 @@ def announced(comparison: Comparison) -> Finding:
     lower = comparison.unannounced()
     if lower and event.sets_back:
         return warned(
-            f"cpu{listed(numbers(lower))}: {_step(lower[0])}",
+            _step(lower[0]),
             "the snapshot is older than the record, and the page that came back with it can't say"
             " so: who keeps counts outside of the VM must learn of the restore from elsewhere",
-            cpus=numbers(lower),
-        )
+        ).on(numbers(lower))
     if lower:
         return failed(
-            f"cpu{listed(numbers(lower))}: {_step(lower[0])}",
-            "the module has not noticed: see its parameter check_ms",
-            cpus=numbers(lower),
-        )
+            _step(lower[0]),
+            "the module has not noticed: have it look more often, by its parameter check_ms (never,"
+            " if that is 0)",
+        ).on(numbers(lower))
     restarted = comparison.with_fate(Fate.RESTARTED)
     if unknown := [row for row in restarted if row.now["reason"] not in _REASONS]:
-        return failed(
-            f"cpu{listed(numbers(unknown))}: a new epoch that does not say why",
-            cpus=numbers(unknown),
-        )
+        return failed("a new epoch that does not say why").on(numbers(unknown))
     found = [row for row in restarted if row.now["reason"] == Reason.FOUND_LOWER]
     if found and event.sets_back:
         return warned(
-            f"cpu{listed(numbers(found))}: {reason_text(Reason.FOUND_LOWER)}",
+            reason_text(Reason.FOUND_LOWER),
             "the guest was not told that it was restored: it takes a VM generation id (vmgenid) and"
             " Linux 5.19 or later",
-            cpus=numbers(found),
-        )
+        ).on(numbers(found))
     if _same_generation(comparison):
         return warned(
             "/dev/vmclock0 has the generation that was recorded",
@@ -170,7 +159,7 @@ def _same_generation(comparison: Comparison) -> bool:
 @check(
     "life.grew",
     "No more was stolen meanwhile than time passed",
-    _STOLEN_TIME,
+    Clause.WITHIN_TIME,
     live=False,
     level=Level.DERIVED,
 )
@@ -190,17 +179,17 @@ def _grew(comparison: Comparison) -> Finding:
         return skipped("no CPU has a count now that it had before")
     grown_ns = [_grown_ns(row) for row in rows]
     if excess := [row for row, grown in zip(rows, grown_ns, strict=True) if grown > within_ns]:
-        worst_ns = max(grown_ns)
+        excess.sort(key=_grown_ns, reverse=True)
+        worst_ns = _grown_ns(excess[0])
         stop = comparison.real_ns is not None and worst_ns <= _with_slack(comparison.real_ns)
         return failed(
-            f"cpu{listed(numbers(excess))}: up to {_s(worst_ns)} s stolen in {_s(passed_ns)} s",
-            "the time for which the VM was stopped is counted, and was not stolen from it"
+            f"{_s(worst_ns)} s stolen in {_s(passed_ns)} s",
+            f"the time for which the VM was stopped is counted, and was not stolen: {_REPORT}"
             if stop
-            else "the count has leapt: where it went on, it is not the one of before",
-            cpus=numbers(excess),
+            else f"the count has leapt, so it is not the one of before: {_REPORT}",
             grown_ns=worst_ns,
             passed_ns=passed_ns,
-        )
+        ).on(numbers(excess))
     return passed(
         f"at most {_s(max(0, *grown_ns))} s in {_s(passed_ns)} s",
         grown_ns=max(0, *grown_ns),
@@ -236,27 +225,24 @@ def _grew_over_boot(comparison: Comparison) -> Finding:
         and (comparison.real_ns is None or ns - before[cpu] <= _with_slack(comparison.real_ns))
     ]
     if len(went_on) < len(above):
-        cpu = next(cpu for cpu in above if cpu not in went_on)
+        wrong = [cpu for cpu in above if cpu not in went_on]
         return failed(
-            f"cpu{listed(sorted(above))}: {_s(above[cpu])} s were stolen from cpu{cpu} in"
-            f" {_s(up_ns)} s of uptime",
-            "the count neither went on from before the boot, nor began anew",
-            cpus=sorted(above),
-        )
-    text = f"cpu{listed(sorted(went_on))}: counts went on from before the boot"
+            f"{_s(above[wrong[0]])} s were stolen in {_s(up_ns)} s of uptime: it neither went on"
+            " from before the boot, nor began anew",
+        ).on(wrong)
+    text = "counts went on from before the boot"
     if comparison.event == Event.KEXEC:
-        return passed(text, cpus=sorted(went_on))
+        return passed(f"cpu{listed(went_on)}: {text}")
     return warned(
         text,
         "the specification allows it; Linux books all of it as steal in the first tick of a boot",
-        cpus=sorted(went_on),
-    )
+    ).on(went_on)
 
 
 @check(
     "life.stayed",
     "Each structure is at its address",
-    "Linux, arch/arm64/kvm/pvtime.c: the base is set once, by the VMM",
+    Clause.ADDRESS_STAYS,
     live=False,
     level=Level.DERIVED,
 )
@@ -269,25 +255,27 @@ def stayed(comparison: Comparison) -> Finding:
         return skipped("no CPU has a structure now that it had before")
     if moved := [row for row in rows if row.before["ipa"] != row.now["ipa"]]:
         first = moved[0]
-        judge, advice = failed, "who reads the old address reads what nobody writes any more"
+        judge, advice = (
+            failed,
+            "nobody writes to the old address any more: boot the guest, which asks for the new one,"
+            " and report it to whoever runs the hosts",
+        )
         if all(row.by_hotplug for row in moved):
             judge, advice = (
                 warned,
                 "it was asked for when the CPU came online; KVM moves none",
             )
         return judge(
-            f"cpu{listed(numbers(moved))}: at {int(first.before['ipa']):#x} before, at"
-            f" {int(first.now['ipa']):#x} now",
+            f"at {int(first.before['ipa']):#x} before, at {int(first.now['ipa']):#x} now",
             advice,
-            cpus=numbers(moved),
-        )
+        ).on(numbers(moved))
     return passed(f"of {len(rows)} vCPUs")
 
 
 @check(
     "life.interface",
     "Revision and attributes are 0, and no call is refused that was not",
-    f"DEN0057A, 3.2.2; {_THREAD}",
+    Clause.INTERFACE_STAYS,
     live=False,
     level=Level.DERIVED,
 )
@@ -297,21 +285,20 @@ def interface(comparison: Comparison) -> Finding:
     unknown = now[(now["revision"] != 0) | (now["attributes"] != 0)]
     for row in unknown[:1]:
         return failed(
-            f"cpu{listed(unknown['cpu'].tolist())}: revision {row['revision']}, attributes"
-            f" {row['attributes']:#x}",
-            "the host has another interface; guestpv does not interpret it",
-            cpus=unknown["cpu"].tolist(),
-        )
+            f"revision {row['revision']}, attributes {row['attributes']:#x}",
+            "guestpv does not interpret it: move the VM to a host that has the interface it had",
+        ).on(unknown["cpu"])
     if comparison.now.smccc_version < comparison.before.smccc_version:
-        return failed("SMCCC is of an older version", "see 'guestpv info'")
+        return failed("SMCCC is of an older version")
     changed = list(_changed(comparison))
-    text = "; ".join(_by_cpus(changed))
     if refused := [each for each in changed if each[3] in NOT_SUPPORTED and each[2] >= 0]:
-        return failed("; ".join(_by_cpus(refused)), "see 'guestpv info'")
+        return failed(_whats(refused)).on(dict.fromkeys(cpu for cpu, *_ in refused))
     if changed and comparison.event.same_boot and comparison.event != Event.HOST_UPGRADED:
-        return warned(text, "nothing that happened to the VM should change what it is answered")
+        return warned(
+            _whats(changed), "nothing that happened to the VM should change what it is answered"
+        ).on(dict.fromkeys(cpu for cpu, *_ in changed))
     if changed:
-        return passed(text)
+        return passed("; ".join(_by_cpus(changed)))
     when = "loaded again, or a CPU comes online"
     return passed(f"nothing has changed; the module asks when it is {when}")
 
@@ -333,13 +320,18 @@ def _changed(comparison: Comparison) -> Iterator[tuple[int, str, int, int]]:
                 yield cpu, call, earlier, later
 
 
-def _by_cpus(changed: Sequence[tuple[int, str, int, int]]) -> Iterator[str]:
-    def what(each: tuple[int, str, int, int]) -> tuple[str, int, int]:
-        return each[1:]
+def _what(changed: tuple[int, str, int, int]) -> str:
+    _, call, before, now = changed
+    return f"{call} returned {before:#x} before, {now:#x} now"
 
-    for (call, before, now), group in groupby(sorted(changed, key=what), what):
-        cpus = listed(cpu for cpu, *_ in group)
-        yield f"cpu{cpus}: {call} returned {before:#x} before, {now:#x} now"
+
+def _whats(changed: Sequence[tuple[int, str, int, int]]) -> str:
+    return "; ".join(dict.fromkeys(_what(each) for each in changed))
+
+
+def _by_cpus(changed: Sequence[tuple[int, str, int, int]]) -> Iterator[str]:
+    for what, group in groupby(sorted(changed, key=_what), _what):
+        yield f"cpu{listed(cpu for cpu, *_ in group)}: {what}"
 
 
 IDS = tuple(id for id, check in CHECKS.items() if check.judge.__module__ == __name__)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""validate --record, --compare and --event: a guest before and after what happens to its VM."""
+"""The file of validate --record, which --compare reads: its options, writing and reading it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ EventOption = Annotated[
 ]
 
 
-def record_guest(path: Path, source: str, as_json: bool) -> None:
+def record_guest(path: Path, source: str, as_json: bool = False) -> None:
     """Write a record of *source* to *path*, and say so. It is there whole, or as it was before."""
     from guestpv.validate.record import SCHEMA, take
     from guestpv.validate.record import as_json as record_as_json

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: MIT
+"""Every check lists all CPUs that break its promise: here those are 1 and 3 of five.
+
+Whatever it finds, its figures are by the JSON Schema of the report.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from reportschema import outcome_is_by_schema
+
+from guestpv.latency.naps import NAP, NAP_NS, Slept
+from guestpv.latency.observation import LONG_GAP, OBSERVATION
+from guestpv.page.abi import Origin, State
+from guestpv.page.layout import ENTRY
+from guestpv.source.reader import SNAPSHOT
+from guestpv.validate import Outcome, catalogue, counter, gaps, host, life
+from guestpv.validate.disruption import Resumed, Switched
+from guestpv.validate.guest import Guest
+from guestpv.validate.hostaccount import HostView
+
+SECOND = 1_000_000_000
+CPUS = range(5)
+BROKEN = [1, 3]
+
+
+def rows():
+    """Of vCPUs that were watched for ten seconds in which nothing happened but some steal."""
+    observed = np.zeros(len(CPUS), OBSERVATION)
+    observed["cpu"], observed["other"] = CPUS, np.roll(CPUS, -1)
+    observed["ended_ns"], observed["looks"], observed["step_ns"] = 10 * SECOND, 1000, 400
+    observed["last_ns"], observed["advances"] = SECOND, 200
+    observed["gaps_ns"], observed["quiet_ns"] = SECOND, 9 * SECOND
+    observed["other_looks"], observed["other_advances"] = 100, 50
+    return observed
+
+
+def snapshot(time_ns, stolen_ns=SECOND):
+    counts = np.zeros(len(CPUS), SNAPSHOT)
+    counts["cpu"], counts["valid"], counts["epoch"] = CPUS, True, 1
+    counts["state"], counts["origin"] = State.ONLINE, Origin.ADOPTED
+    counts["stolen_ns"], counts["monotonic_ns"] = stolen_ns, time_ns
+    return counts
+
+
+def guest_of(observed, long_gaps=()):
+    watched = SimpleNamespace(
+        rows=observed,
+        judged=observed,
+        long_gaps=np.array(list(long_gaps), LONG_GAP),
+        interrupts_ns=np.zeros(len(CPUS), np.int64),
+        after=snapshot(11 * SECOND, 2 * SECOND),
+    )
+    guest = SimpleNamespace(watched=watched, first=snapshot(1), asked=list(CPUS))
+    guest.proportions = Guest.proportions.func(guest)
+    return guest
+
+
+def judged(judge, guest):
+    """The finding, of which a report can be made."""
+    (check,) = (check for check in catalogue() if check.judge is judge)
+    finding = judge(guest)
+    outcome_is_by_schema(Outcome(check, finding, 0.0))
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("judge", "fields"),
+    [
+        (counter.monotonic, {"decreases": 2}),
+        (counter.within_time, {"leaps": 1, "leap_ns": 5}),
+        (counter.grows, {"advances": 0, "gaps_ns": 3 * SECOND}),
+        (counter.still, {"quiet_excess_ns": SECOND}),
+        (counter.whole, {"torn": 1}),
+        (gaps.bound, {"last_ns": 11 * SECOND}),
+        (gaps.share, {"unaccounted_ns": 2 * SECOND}),
+    ],
+)
+def test_of_what_was_watched(judge, fields):
+    observed = rows()
+    assert judged(judge, guest_of(observed)).verdict == "pass"
+    for field, value in fields.items():
+        observed[field][BROKEN] = value
+    finding = judged(judge, guest_of(observed))
+    assert finding.cpus == tuple(BROKEN)
+    assert finding.text.startswith("cpu1,3, on cpu")
+
+
+def long_gaps(length_ns=lambda cpu, i: 8_000_000 + 4_000_000 * (i % 5) + 1000 * i, counted=None):
+    """Many on each vCPU; *counted*: what of a gap of a CPU that breaks its promise."""
+    for cpu in CPUS:
+        for i in range(400):
+            stolen_ns = length_ns(cpu, i)
+            told_ns = counted(i, stolen_ns) if counted and cpu in BROKEN else stolen_ns
+            yield (cpu, i * 50_000_000, stolen_ns + 300_000, told_ns, 0)
+
+
+@pytest.mark.parametrize(
+    ("judge", "counted"),
+    [
+        (gaps.proportional, lambda i, ns: ns // 2),
+        (gaps.proportional, lambda i, ns: min(ns, 9_000_000)),
+        (gaps.lost, lambda i, ns: ns if i % 7 else 0),
+    ],
+    ids=["half", "capped", "one in seven"],
+)
+def test_of_long_gaps(judge, counted):
+    assert judged(judge, guest_of(rows(), long_gaps())).verdict == "pass"
+    finding = judged(judge, guest_of(rows(), long_gaps(counted=counted)))
+    assert (finding.verdict, finding.cpus) == ("fail", tuple(BROKEN))
+    assert judged(judge, guest_of(rows())).verdict == "skip"
+
+
+def test_of_sleep():
+    guest = guest_of(rows())
+    guest.naps = {cpu: Slept(np.zeros(50, NAP), 0.0) for cpu in CPUS}
+    assert judged(counter.idle, guest).verdict == "pass"
+    for cpu in BROKEN:
+        guest.naps[cpu].naps["grown_ns"] = NAP_NS // 10 * cpu
+    finding = judged(counter.idle, guest)
+    assert finding.cpus == tuple(BROKEN)
+    assert finding.text == "cpu1,3, on cpu3: 30.0 % of its sleep was counted"
+
+
+def test_of_the_hosts_account():
+    def view(time_ns, run_delay_ns):
+        counts = snapshot(time_ns, time_ns)
+        return HostView(counts, dict.fromkeys(CPUS, run_delay_ns), counts)
+
+    ends = view(SECOND, 0), view(3 * SECOND, 2 * SECOND)
+    guest = guest_of(rows())
+    guest.watched.host = ends
+    assert judged(host.agrees, guest).verdict == "pass"
+    for cpu in BROKEN:
+        ends[1].run_delay_ns[cpu] += cpu * SECOND
+    finding = judged(host.agrees, guest)
+    assert finding.cpus == tuple(BROKEN)
+    assert finding.text.startswith("cpu1,3, on cpu3: the host 5000.0 ms")
+
+
+@pytest.mark.parametrize("fields", [{"other_decreases": 1}, {"other_advances": 0}])
+def test_it_is_the_cpu_that_was_seen_that_is_blamed(fields):
+    observed = rows()
+    assert judged(counter.remote, guest_of(observed)).verdict == "pass"
+    for field, value in fields.items():
+        observed[field][[0, 2]] = value  # which look at 1 and 3
+    assert judged(counter.remote, guest_of(observed)).cpus == tuple(BROKEN)
+
+
+def test_a_count_that_is_lower_than_when_the_run_began():
+    guest = guest_of(rows())
+    guest.watched.after["stolen_ns"][BROKEN] = 5
+    assert judged(counter.monotonic, guest).cpus == tuple(BROKEN)
+
+
+def switched(cpu, epochs, grown_ns):
+    before, offline, after = (snapshot(time)[cpu] for time in (1, 2, 3))
+    offline["state"], after["epoch"] = State.OFFLINE, 1 + epochs
+    after["stolen_ns"] = grown_ns if epochs else SECOND + grown_ns
+    entry = np.zeros((), ENTRY)
+    return Switched(cpu, entry, entry, before, offline, after, None, None, SECOND)
+
+
+@pytest.mark.parametrize(("epochs", "grown_ns"), [(1, 2 * SECOND), (0, 2 * SECOND), (2, 0)])
+def test_counts_over_hotplug(epochs, grown_ns):
+    """Anew from zero, or on from where it was: another hypervisor than KVM may do either."""
+    hotplug = [switched(cpu, cpu % 2, SECOND // 2) for cpu in CPUS]
+    assert judged(life.hotplug, SimpleNamespace(hotplug=hotplug)).verdict == "pass"
+    for cpu in BROKEN:
+        hotplug[cpu] = switched(cpu, epochs, grown_ns)
+    assert judged(life.hotplug, SimpleNamespace(hotplug=hotplug)).cpus == tuple(BROKEN)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("stolen_ns", 5), ("stolen_ns", 20 * SECOND), ("epoch", 2), ("valid", False)],
+)
+def test_counts_over_sleep(field, value):
+    ipas = [64 * cpu for cpu in CPUS]
+    resumed = Resumed(snapshot(1), ipas, snapshot(2), list(ipas), SECOND)
+    assert judged(life.suspend, SimpleNamespace(suspended=resumed)).verdict == "pass"
+    resumed.after[field][BROKEN] = value
+    assert judged(life.suspend, SimpleNamespace(suspended=resumed)).cpus == tuple(BROKEN)
+
+
+def test_structures_that_moved():
+    ipas = [64 * cpu for cpu in CPUS]
+    resumed = Resumed(snapshot(1), ipas, snapshot(2), list(ipas), SECOND)
+    for cpu in BROKEN:
+        resumed.ipas_after[cpu] += 4096
+    assert judged(life.suspend, SimpleNamespace(suspended=resumed)).cpus == tuple(BROKEN)
