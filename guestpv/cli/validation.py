@@ -130,8 +130,9 @@ def _judge(request: Request, reports: Reports, progress: Progress, state: _Run) 
                 for outcome in run(request.checks, guest):
                     state.outcomes[outcome.check.id] = outcome
                     reports.outcome(outcome)
-            if refusal and request.pv_time:
-                raise refusal  # which no check that ran need be to blame for
+            verdicts = {outcome.finding.verdict for outcome in state.outcomes.values()}
+            if refusal and request.pv_time and Verdict.FAIL not in verdicts:
+                raise refusal  # none of the checks has found what is to blame for it
         finally:
             with suppress(Exception):  # its reader may be gone: what was known before is kept
                 state.subject = _subject(guest)

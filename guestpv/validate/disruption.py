@@ -28,6 +28,8 @@ ALARM = Path("/sys/class/rtc/rtc0/wakealarm")
 CHECK_MS = Path("/sys/module/guestpv/parameters/check_ms")
 
 _SLEEP_S = 5
+_OFFLINE_S = 0.2
+"""For how long a CPU stays offline: of the time that going and coming back takes, no less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,9 @@ class Switched:
     """Steal in /proc/stat; None where that is not known."""
     procstat_after_ns: int | None
     away_and_back_ns: int
-    """CLOCK_BOOTTIME from before it went to after it was back."""
+    """CLOCK_BOOTTIME from before it went to after it was back,"""
+    offline_ns: int
+    """and how much of that it was offline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,10 @@ def _switch_one(reader: MappedReader, cpu: int) -> Switched:
     entry_before, before = reader.entries[cpu].copy(), reader.snapshot()[cpu]
     procstat_before_ns = _procstat_ns(cpu)
     with _offline(cpu):
+        went_ns = _boot_ns()
         offline = reader.snapshot()[cpu]
+        time.sleep(_OFFLINE_S)
+        offline_ns = _boot_ns() - went_ns
     return Switched(
         cpu=cpu,
         entry_before=entry_before,
@@ -96,6 +103,7 @@ def _switch_one(reader: MappedReader, cpu: int) -> Switched:
         procstat_before_ns=procstat_before_ns,
         procstat_after_ns=_procstat_ns(cpu),
         away_and_back_ns=_boot_ns() - began_ns,
+        offline_ns=offline_ns,
     )
 
 

@@ -113,6 +113,12 @@ def _wrong(switched: Switched) -> str:
             f"it grew by {grown_ns} ns in less than {switched.away_and_back_ns} ns: it neither"
             " counted on nor began from zero"
         )
+    switching_ns = switched.away_and_back_ns - switched.offline_ns
+    if grown_ns > switching_ns:
+        return (
+            f"it grew by {grown_ns} ns in {switching_ns} ns of going and coming back: the"
+            f" {switched.offline_ns} ns in which it was offline are counted"
+        )
     return ""
 
 

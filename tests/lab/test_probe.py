@@ -38,7 +38,7 @@ def every(**answer: int) -> list[dict[str, int]]:
 
 
 FAULTS = [
-    Fault("refused", "address.given", every(call=ST, answer=REFUSED), "cpu0-1: none"),
+    Fault("refused", "address.given", every(call=ST, answer=REFUSED), "cpu0-1, on cpu0: none"),
     Fault("in RAM", "address.ram", every(call=ST, answer=RAM + (1 << 24)), "0x41000000"),
     Fault("unaligned", "address.aligned", every(call=ST, answer=BASE + 8), "0x90a0008"),
     Fault(

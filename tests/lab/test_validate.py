@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -191,6 +192,21 @@ def leaping_at_hotplug(lab: Lab) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def counting_while_offline(lab: Lab) -> Iterator[None]:
+    """A count that goes on as the clock does, as if a CPU that is offline wanted to run."""
+    going_on = """
+    import time
+    was = time.monotonic_ns()
+    while True:
+        now = time.monotonic_ns()
+        write(8, (int.from_bytes(read(8, 8), "little") + now - was).to_bytes(8, "little"))
+        was = now
+    """
+    with lab.not_restarting(), lab.writing(ipa(1), dedent(going_on)):
+        yield
+
+
+@contextmanager
 def counting_no_more(lab: Lab) -> Iterator[None]:
     """The guest's kernel, which owns the structures, does not account for what is stolen."""
     stale = "cp /proc/stat /tmp/stat && mount --bind /tmp/stat /proc/stat"
@@ -303,7 +319,7 @@ CLAIM = [
         "x17 is not kept by a call that is refused",
         "smccc.registers",
         answering_now(call=UNDEFINED, register=17, answer=0),
-        says="cpu0-1: x17 changed",
+        says="cpu0-1, on cpu0: x17 changed",
     ),
     Fault(
         "SMCCC 1.3 is announced, and its hint not masked",
@@ -397,6 +413,13 @@ CLAIM = [
         leaping_at_hotplug,
         {"disruptive": True},
         says="it grew by",
+    ),
+    Fault(
+        "counts while it is offline",
+        "life.hotplug",
+        counting_while_offline,
+        {"disruptive": True},
+        says="in which it was offline are counted",
     ),
     Fault("set back", "life.suspend", stepping(0, -(10**9)), {"disruptive": True}, says="cpu0"),
 ]

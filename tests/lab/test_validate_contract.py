@@ -12,7 +12,10 @@ from reportschema import VALIDATOR
 from pvlab import Lab
 
 UNMET = 13
+NOT_JUDGED = 14
 LOOP = "while :; do :; done"
+WATCHING = "[ $(ls /proc/$pid/task | wc -l) -gt 3 ]"
+"""Whether the process *pid* has begun to keep the vCPUs busy."""
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +65,9 @@ def test_a_real_time_task_costs_its_cpu_only(lab: Lab) -> None:
 
 def test_a_cpu_that_goes_offline_meanwhile_costs_its_verdict_only(lab: Lab) -> None:
     online = "/sys/devices/system/cpu/cpu1/online"
-    watching = "[ $(ls /proc/$pid/task | wc -l) -gt 3 ]"
     code, report = validated(
         lab,
-        f"{{validate}} --seconds 12 --require all-cpus >/tmp/report & pid=$!; until {watching};"
+        f"{{validate}} --seconds 12 --require all-cpus >/tmp/report & pid=$!; until {WATCHING};"
         f" do sleep 0.5; done; sleep 3; echo 0 >{online}; wait $pid; code=$?; echo 1 >{online};"
         " cat /tmp/report; exit $code",
     )
@@ -74,3 +76,38 @@ def test_a_cpu_that_goes_offline_meanwhile_costs_its_verdict_only(lab: Lab) -> N
     assert "offline" in report["unjudged"][0]["why"]
     assert (report["failed"], report["errors"]) == (0, 0)
     assert [vcpu["cpu"] for vcpu in report["contention"]] == [0, 2]
+
+
+def test_tasks_that_leave_it_hardly_any_time_do_not_make_it_blame_the_host(lab: Lab) -> None:
+    """At nice -20 they have 88 times its weight: all but nothing is left of what is watched."""
+    code, report = validated(
+        lab,
+        "{validate} --seconds 8 --only counter,gaps >/tmp/report & pid=$!; until "
+        f"{WATCHING}; do sleep 0.5; done; for cpu in 0 1 2; do"
+        f" taskset -c $cpu nice -n -20 timeout 10 sh -c '{LOOP}' & done; wait $pid; code=$?;"
+        " cat /tmp/report; exit $code",
+    )
+    assert code in (0, NOT_JUDGED)
+    assert (report["failed"], report["errors"]) == (0, 0)
+
+
+def test_time_that_is_taken_from_one_vcpu_only_is_told_of_that_one(lab: Lab) -> None:
+    """The lie of the others' counts, if they told one, could not have been seen."""
+    lab.steal(0)
+    loop = f"taskset -c 0 sh -c '{LOOP}' </dev/null >/dev/null 2>&1 & echo $!"
+    pid = lab.host.run(["sh", "-c", loop]).stdout.strip()
+    try:
+        for vcpu in lab.qmp("query-cpus-fast"):
+            cpu = "0" if vcpu["cpu-index"] == 0 else "1"
+            pin = ["taskset", "--pid", "--cpu-list", cpu, str(vcpu["thread-id"])]
+            lab.host.run(pin).check_returncode()
+        options = "--quick --cpu 0-1 --require contended --only counter,gaps"
+        code, report = validated(lab, f"{{validate}} {options}")
+    finally:
+        lab.host.run(["kill", pid])
+        lab.steal(50)
+    first, second = report["contention"]
+    assert first["contended"]
+    assert second["missing_ns"] < first["missing_ns"] / 2
+    assert code == (0 if second["contended"] else UNMET)
+    assert report["failed"] == 0

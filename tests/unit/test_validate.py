@@ -306,7 +306,7 @@ def test_interrupted_it_still_reports(machine):
 def switched(cpu, before_ns, after_ns):
     """A CPU that was offline and back, with what /proc/stat said before and after."""
     row = np.zeros(1, SNAPSHOT)[0]
-    return Switched(cpu, row, row, row, row, row, before_ns, after_ns, SECOND)
+    return Switched(cpu, row, row, row, row, row, before_ns, after_ns, SECOND, 0)
 
 
 @pytest.mark.parametrize(

@@ -159,12 +159,18 @@ def switched(cpu, epochs, grown_ns):
     offline["state"], after["epoch"] = State.OFFLINE, 1 + epochs
     after["stolen_ns"] = grown_ns if epochs else SECOND + grown_ns
     entry = np.zeros((), ENTRY)
-    return Switched(cpu, entry, entry, before, offline, after, None, None, SECOND)
+    return Switched(cpu, entry, entry, before, offline, after, None, None, SECOND, SECOND // 4)
 
 
-@pytest.mark.parametrize(("epochs", "grown_ns"), [(1, 2 * SECOND), (0, 2 * SECOND), (2, 0)])
+@pytest.mark.parametrize(
+    ("epochs", "grown_ns"),
+    [(1, 2 * SECOND), (0, 2 * SECOND), (2, 0), (0, SECOND - 1), (1, SECOND - 1)],
+)
 def test_counts_over_hotplug(epochs, grown_ns):
-    """Anew from zero, or on from where it was: another hypervisor than KVM may do either."""
+    """Anew from zero, or on from where it was: another hypervisor than KVM may do either.
+
+    Of the second that it took the CPU was offline for a quarter, which is not to be counted.
+    """
     hotplug = [switched(cpu, cpu % 2, SECOND // 2) for cpu in CPUS]
     assert judged(life.hotplug, SimpleNamespace(hotplug=hotplug)).verdict == "pass"
     for cpu in BROKEN:
