@@ -28,7 +28,7 @@ ALARM = Path("/sys/class/rtc/rtc0/wakealarm")
 CHECK_MS = Path("/sys/module/guestpv/parameters/check_ms")
 
 _SLEEP_S = 5
-_OFFLINE_S = 0.2
+_OFFLINE_S = 0.5
 """For how long a CPU stays offline: of the time that going and coming back takes, no less."""
 
 
