@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 from collections.abc import Callable
-from typing import NoReturn, Self, SupportsIndex, final
+from typing import Any, NoReturn, Self, SupportsIndex, final
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +9,11 @@ from guestpv.source.reader import Snapshot
 
 def pin(cpu: int, /) -> None:
     """Have the calling thread run on a CPU alone. Raises OSError where that can't be."""
+
+def store(to: npt.NDArray[Any], words: npt.NDArray[Any], /) -> None:
+    """Store each of a row of words at its place in *to*: by one aligned store each, in their
+    order, and after all that was stored before (release order). Both are of one dimension and have
+    words of 4 or 8 bytes; ValueError if they do not fit, or are not aligned."""
 
 @final
 class Reading:

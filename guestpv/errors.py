@@ -102,3 +102,9 @@ class MismatchError(Error):
     """What was recorded is not of this guest, or what is said to have happened to it did not."""
 
     exit_code = 2
+
+
+class ScriptError(Error):
+    """The script of a simulation is not understood."""
+
+    exit_code = 2

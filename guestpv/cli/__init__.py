@@ -10,10 +10,12 @@ import typer
 from typer.core import TyperGroup
 
 from guestpv.cli import exitcodes
+from guestpv.cli.check import CheckCommand, check
 from guestpv.cli.failure import as_error, tell
 from guestpv.cli.info import info
 from guestpv.cli.load import load, unload
 from guestpv.cli.read import read
+from guestpv.cli.sim import sim
 from guestpv.cli.validate import validate
 from guestpv.cli.watch import watch
 from guestpv.errors import Error
@@ -30,7 +32,7 @@ class _Group(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
         codes = "".join(f" {code:>3}  {meaning}\n" for code, meaning in exitcodes.MEANINGS.items())
-        formatter.write(f" Exit codes, the same for every command:\n\n{codes}\n{_ERRORS}")
+        formatter.write(f" Exit codes, the same for every command but check:\n\n{codes}\n{_ERRORS}")
 
 
 app = typer.Typer(
@@ -46,6 +48,8 @@ app.command()(unload)
 app.command()(read)
 app.command()(watch)
 app.command()(validate)
+app.command(cls=CheckCommand)(check)
+app.command()(sim)
 
 
 def _print_version(wanted: bool) -> None:

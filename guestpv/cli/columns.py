@@ -7,6 +7,9 @@ from guestpv.account.history import Figures
 from guestpv.page.abi import Reason, State
 from guestpv.page.names import fault_text
 
+SIMULATED = "SIMULATED"
+"""Begins whatever is shown of counts that are."""
+
 WIDTHS = {
     "CPU": 4,
     "STATE": 8,

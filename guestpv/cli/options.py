@@ -2,6 +2,7 @@
 """Options that several commands have."""
 
 import math
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -20,16 +21,19 @@ def _cpu_list(text: str) -> CpuList:
         raise typer.BadParameter(f"{error}; a list looks like 0,2-5") from None
 
 
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not MIN_INTERVAL_S <= seconds <= MAX_INTERVAL_S:  # neither is NaN
-        raise typer.BadParameter(
-            f"{text} is no number of seconds from {MIN_INTERVAL_S} to {MAX_INTERVAL_S:g}"
-        )
-    return seconds
+def number(what: str, least: float, most: float) -> Callable[[str], float]:
+    """A parser for a number of *what*."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:  # neither is NaN
+            raise typer.BadParameter(f"{text} is no number of {what} from {least:g} to {most:g}")
+        return value
+
+    return parse
 
 
 SourceOption = Annotated[
@@ -58,6 +62,9 @@ CpuOption = Annotated[
 IntervalOption = Annotated[
     float,
     typer.Option(
-        "--interval", metavar="SECONDS", parser=_interval, help="Time from one figure to the next."
+        "--interval",
+        metavar="SECONDS",
+        parser=number("seconds", MIN_INTERVAL_S, MAX_INTERVAL_S),
+        help="Time from one figure to the next.",
     ),
 ]

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from guestpv.cli.columns import began_anew, objection, seconds
+from guestpv.cli.columns import SIMULATED, began_anew, objection, seconds
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption
 from guestpv.cli.records import cpu_record, instance_record, source_record, write
 from guestpv.cli.source import open_source
@@ -79,7 +79,7 @@ def _print_table(source: Source, rows: Snapshot, kernel: Accounts) -> None:
     table = Table(
         box=None,
         show_footer=len(rows) > 1,
-        title=f"Stolen time from {source.path}",
+        title=f"{f'{SIMULATED} stolen' if source.simulated else 'Stolen'} time from {source.path}",
         title_justify="left",
     )
     table.add_column("CPU", "all", justify="right")

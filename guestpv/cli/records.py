@@ -12,7 +12,8 @@ one each time the module is loaded (for procfs: at each boot). Only within one i
 and counts to be compared.
 
 guestpv.read/1, one object:
-    source          kind (device, image or procfs), path, resolution_ns
+    source          kind (device, image or procfs), path, resolution_ns, simulated (whether a
+                    simulation wrote the counts, so that nothing was stolen)
     monotonic_ns    when the counts were read
     cpus            of each: cpu, state (absent, online, offline, refused, starting), origin (none,
                     adopted, claimed), fault, valid, epoch, reason (why the epoch began: none,
@@ -29,6 +30,16 @@ guestpv.info/1, one object; null for what is not there, or was not called:
                     unknown_since_s (Unix time, if one is not 0); and what the calls returned, as
                     signed numbers: arch_features, features_self, features_st, features_st_draft,
                     features_undefined, features_st_smc32, features_smc32, st_return
+
+guestpv.check/1, one object, also where something went wrong (then with status and text alone):
+    status          OK, WARNING, CRITICAL, UNKNOWN, and text: what is said in the line
+    source, max_percent, warn_percent, watched_ns; judged: worst or total, which share is of
+    share, total    percent of the time online_ns (null where some is not known), and the bounds
+                    low_percent and high_percent; cpus: the same of each cpu
+
+guestpv.sim/1, one object when it begins: path, instance, vcpus, seed; and then
+guestpv.sim-event/1, one for each event of the script when it has happened: at_s (seconds of the
+simulation), what, and what else the script says of it: cpus, percent, seconds, ...
 
 guestpv.load/1, guestpv.unload/1, one object:
     changed         whether anything was to be done; load has also module, built, adopt_offset
@@ -140,6 +151,7 @@ def source_record(source: Source) -> dict[str, Any]:
         "kind": source.kind,
         "path": source.path,
         "resolution_ns": source.resolution_ns,
+        "simulated": source.simulated,
     }
 
 

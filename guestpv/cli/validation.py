@@ -250,6 +250,12 @@ def _chosen(request: Request) -> tuple[str, tuple[int, ...] | None]:
                 "It is the kernel's own account, and not what a hypervisor promised",
                 "validate the device: 'sudo guestpv validate'",
             )
+        if reader.source.simulated:
+            raise NoSourceError(
+                f"{reader.source.path}: nothing to validate",
+                "It is simulated, and no hypervisor promised anything",
+                "validate the device: 'sudo guestpv validate'",
+            )
         chosen = request.cpus
         return reader.source.path, chosen.choose(reader.cpus) if chosen else None
 

@@ -12,7 +12,7 @@ import typer
 from guestpv.account.history import History
 from guestpv.account.kernel import sample
 from guestpv.cli.announcements import Announcements
-from guestpv.cli.columns import WIDTHS
+from guestpv.cli.columns import SIMULATED, WIDTHS
 from guestpv.cli.lines import Lines
 from guestpv.cli.options import CpuOption, IntervalOption, JsonOption, SourceOption
 from guestpv.cli.order import Sort
@@ -56,6 +56,8 @@ def watch(
         if as_json:
             view: View = WatchRecords(reader.source, rows)
         elif not on_terminal:
+            if reader.source.simulated:
+                print(f"# {SIMULATED}: {reader.source.path}")
             view = Lines(rows, _columns(reader), sort or Sort.CPU)
         else:
             from guestpv.cli.screen import Screen  # takes long to import, and few need it
@@ -101,6 +103,8 @@ def _sample(reader: Reader) -> tuple[Snapshot, Accounts]:
 
 def _title(reader: Reader, interval: float) -> str:
     words = [reader.source.path]
+    if reader.source.simulated:
+        words.insert(0, SIMULATED)
     if reader.source.kind == "procfs":
         words.append(f"in ticks of {reader.source.resolution_ns // 1_000_000} ms")
     if isinstance(reader, MappedReader):

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <sched.h>
 
+#include "store.h"
+
 /*
  * pin(cpu): os.sched_setaffinity() for one CPU, but without the GIL: whoever
  * moves waits for the CPU, for ever if a real-time task keeps it.
@@ -34,10 +36,62 @@ static PyObject *pin(PyObject *Py_UNUSED(module), PyObject *arg)
 	Py_RETURN_NONE;
 }
 
+static struct words words_of(const Py_buffer *view)
+{
+	return (struct words){
+		.first = view->buf,
+		.stride = view->strides[0],
+		.count = view->shape[0],
+		.size = view->itemsize,
+	};
+}
+
+/* Whether both are one row, of as many words of one size, which can be stored at once. */
+static bool is_storable(const Py_buffer *to, const Py_buffer *from)
+{
+	struct words words;
+
+	if (to->ndim != 1 || from->ndim != 1 || to->shape[0] != from->shape[0] ||
+	    to->itemsize != from->itemsize)
+		return false;
+	words = words_of(to);
+	return words_are_storable(&words);
+}
+
+static PyObject *store(PyObject *Py_UNUSED(module), PyObject *args)
+{
+	PyObject *to, *from, *result = NULL;
+	Py_buffer to_view, from_view;
+
+	if (!PyArg_ParseTuple(args, "OO:store", &to, &from) ||
+	    PyObject_GetBuffer(to, &to_view, PyBUF_STRIDED) < 0)
+		return NULL;
+	if (PyObject_GetBuffer(from, &from_view, PyBUF_STRIDED_RO) < 0)
+		goto release_to;
+	if (is_storable(&to_view, &from_view)) {
+		struct words to_words = words_of(&to_view), from_words = words_of(&from_view);
+
+		words_store(&to_words, &from_words);
+		result = Py_NewRef(Py_None);
+	} else {
+		PyErr_SetString(PyExc_ValueError,
+				"not two rows of as many words, of 4 or 8 bytes each and aligned");
+	}
+	PyBuffer_Release(&from_view);
+release_to:
+	PyBuffer_Release(&to_view);
+	return result;
+}
+
 static PyMethodDef native_methods[] = {
 	{ "pin", pin, METH_O,
 	  "pin(cpu, /)\n--\n\n"
 	  "Have the calling thread run on a CPU alone. Raises OSError where that can't be." },
+	{ "store", store, METH_VARARGS,
+	  "store(to, words, /)\n--\n\n"
+	  "Store each of a row of words at its place in *to*: by one aligned store each, in their\n"
+	  "order, and after all that was stored before (release order). Both are of one dimension\n"
+	  "and have words of 4 or 8 bytes; ValueError if they do not fit, or are not aligned." },
 	{ 0 },
 };
 

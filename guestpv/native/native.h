@@ -9,6 +9,7 @@
  *   mapping.c  the memory itself, and views of parts of it
  *   reading.c  what one read gave
  *   reader.c   the reads, for Python
+ *   store.c    how a simulated hypervisor writes
  *
  * All is done with the GIL held, also a snapshot: handing the GIL over would take
  * longer. It is let go only to wait for an index that is being changed, and for

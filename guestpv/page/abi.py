@@ -21,6 +21,9 @@ PV_TIME_ST_SMC32 = 0x85000021
 FLAG_PROBE = 1
 """In the header's flags: nothing but the index is mapped."""
 
+FLAG_SIMULATED = 2
+"""In the header's flags: no hypervisor wrote this, but a simulation: nothing was stolen."""
+
 NO_COUNT = 2**64 - 1
 """In place of the first count of an epoch: none was seen that can be interpreted."""
 

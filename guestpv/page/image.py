@@ -24,6 +24,7 @@ def write_image(
     epochs: Sequence[int] | None = None,
     instance: int | None = None,
     ipa: int = KVM_IPA,
+    flags: int = 0,
 ) -> None:
     """Write a page image: a CPU for each count in *stolen_ns* (nanoseconds), all online.
 
@@ -47,6 +48,7 @@ def write_image(
     header["smccc_version"] = 0x10001
     header["conduit"] = Conduit.HVC
     header["instance"] = instance or 1 + secrets.randbits(63)
+    header["flags"] = flags
 
     entries = np.ndarray(len(stolen_ns), layout.ENTRY, image, layout.HEADER.itemsize)
     entries["state"] = State.ONLINE

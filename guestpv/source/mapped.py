@@ -20,7 +20,7 @@ from guestpv.errors import (
     StructureError,
 )
 from guestpv.page import abi, layout
-from guestpv.page.abi import DEVICE
+from guestpv.page.abi import DEVICE, FLAG_SIMULATED
 from guestpv.page.names import fault_text
 from guestpv.page.since import since_text
 from guestpv.source.header import read_header
@@ -59,7 +59,7 @@ class MappedReader(NativeReader, Reader):
                 self = super().__new__(cls, fd, header.tobytes(), _refuse)
             except OSError as error:
                 raise FormatError(f"{name}: not mapped", os.strerror(error.errno or 0)) from error
-            self._source = _source(fd, name)
+            self._source = _source(fd, name, int(header["flags"]))
         finally:
             os.close(fd)
         self._cpus = tuple(range(int(header["nr_entries"])))
@@ -194,9 +194,11 @@ def _open(name: str) -> int:
     )
 
 
-def _source(fd: int, name: str) -> Source:
+def _source(fd: int, name: str, flags: int) -> Source:
     if stat.S_ISCHR(os.fstat(fd).st_mode):
         return Source("device", name, 1, "the hypervisor's PV-time structures")
+    if flags & FLAG_SIMULATED:
+        return Source("image", name, 1, f"simulated, by a page image: {name}", simulated=True)
     return Source("image", name, 1, f"a page image: {name}")
 
 

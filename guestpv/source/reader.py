@@ -63,6 +63,8 @@ class Source:
     """Nanoseconds from one value that a count can have to the next."""
     description: str
     """In words, for a person."""
+    simulated: bool = False
+    """Whether a simulation wrote them, as `guestpv sim` does: nothing was stolen from anybody."""
 
 
 class Reader(ABC):

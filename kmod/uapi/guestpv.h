@@ -62,6 +62,12 @@
 /* In header.flags: nothing but the index is mapped */
 #define GUESTPV_FLAG_PROBE	1ULL
 
+/*
+ * In header.flags, never in the device's: no hypervisor wrote this, and nothing was
+ * stolen: it is a file that a simulation fills. Say so wherever its counts are shown.
+ */
+#define GUESTPV_FLAG_SIMULATED	2ULL
+
 /* In place of the first count of an epoch: none was seen that can be interpreted */
 #define GUESTPV_NO_COUNT	(~0ULL)
 
@@ -183,7 +189,7 @@ enum guestpv_reason {
  *	then nothing was called
  * @instance: a random number of this load of the module, never zero: epochs and
  *	counts of two instances can't be compared
- * @flags: GUESTPV_FLAG_PROBE, or zero
+ * @flags: GUESTPV_FLAG_PROBE, GUESTPV_FLAG_SIMULATED in a file, or zero
  */
 struct guestpv_header {
 	__u64 magic;

@@ -116,7 +116,10 @@ def test_read_json(guestpv, machine):
         *("schema", "time_s", "source", "instance", "monotonic_ns", "cpus", "total"),
     }
     assert read["schema"] == "guestpv.read/1"
-    assert read["source"] == {"kind": "image", "path": machine.path, "resolution_ns": 1}
+    assert read["source"] == {
+        **{"kind": "image", "path": machine.path},
+        **{"resolution_ns": 1, "simulated": False},
+    }
     assert all(set(cpu) == READ_CPU for cpu in read["cpus"])
     assert [cpu["stolen_ns"] for cpu in read["cpus"]] == [SECOND, 2 * SECOND, 3 * SECOND, None]
     assert [cpu["state"] for cpu in read["cpus"]] == ["online", "online", "offline", "refused"]

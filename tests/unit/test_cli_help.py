@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from guestpv.cli import completion
@@ -59,6 +59,7 @@ def test_the_next_cpu_of_a_list(possible):
     assert completion.cpus("0,3,1") == ["0,3,1", "0,3,12"]
 
 
+@settings(deadline=None)
 @given(st.text())
 @example("\0/")
 @example("/\0")

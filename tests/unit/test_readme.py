@@ -16,6 +16,7 @@ import guestpv
 from guestpv.cli import app, exitcodes
 from guestpv.cli.columns import WIDTHS
 from guestpv.page import abi, image, layout
+from guestpv.simulation.script import EVENTS, parse
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
@@ -85,6 +86,13 @@ def test_the_c_header_in_ten_lines(path, tmp_path):
     assert stolen_ns(0) == [NO_COUNT]
 
 
+def test_the_script_of_a_simulation():
+    (script,) = examples("toml")
+    assert [one.what for one in parse(script)] == ["contention", "restart", "migrate"]
+    for what in EVENTS:
+        assert f"`{what}`" in README
+
+
 def test_the_picture_is_the_screen_of_watch():
     assert "](tools/watch.svg)" in README
     picture = (CHECKOUT / "tools/watch.svg").read_text()
@@ -108,6 +116,8 @@ def test_every_command_and_option_it_names_exists():
         "unload": ("--json",),
         "read": ("--cpu", "--source", "--json"),
         "watch": ("--interval", "--count", "--sort", "--cpu", "--source", "--json"),
+        "check": ("--max", "--warn", "--for", "--total", "--cpu", "--source"),
+        "sim": ("--script", "--seed", "--vcpus"),
         "validate": (
             *("--quick", "--disruptive", "--list", "--only", "--skip", "--wait"),
             *("--junit", "--tap", "--json", "--schema", "--host-account", "--seconds", "--cpu"),
