@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from guestpv._native import pin
 from guestpv.errors import StructureError
+from guestpv.latency.freeing import free
 from guestpv.source.mapped import MappedReader
 from guestpv.source.procstat import accounts
 
@@ -88,6 +89,7 @@ def take_naps(reader: MappedReader, cpus: Sequence[int]) -> dict[int, Slept]:
             thread.join(max(0.0, until - time.monotonic()))
     finally:
         stop.set()
+        free(threads)
     if errors:
         raise errors[0]
     passed_ns = time.monotonic_ns() - began_ns

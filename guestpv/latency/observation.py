@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from guestpv._native import pin
+from guestpv.latency.freeing import free
 from guestpv.source.mapped import MappedReader
 
 OBSERVATION = np.dtype(
@@ -175,8 +176,9 @@ def observe(
             time.sleep(_TURN_S)
     finally:
         stop[0] = 1
-        for cpu, thread in threads.items():
-            if thread.ident is not None and cpu not in unwatched:  # else it never started, or ends
+        free(threads.values())
+        for thread in threads.values():
+            if thread.ident is not None:  # else it was never started
                 thread.join(_PATIENCE_S)
     if errors:
         raise errors[0]

@@ -51,10 +51,13 @@ def running(lab: Lab, command: str) -> Iterator[None]:
 
 
 def test_a_real_time_task_costs_its_cpu_only(lab: Lab) -> None:
+    """Nor does the thread that it does not let run keep the process from its end."""
     unlimited = "echo -1 >/proc/sys/kernel/sched_rt_runtime_us"
     lab.run(["sh", "-c", unlimited]).check_returncode()
+    lab.steal(0)  # or what is left is too little for all else
     with running(lab, f"taskset -c 2 chrt -f 50 sh -c '{LOOP}'"):
         code, report = validated(lab, "{validate} --quick --require all-cpus --only counter,gaps")
+    lab.steal(50)
     assert code == UNMET
     assert [group["cpus"] for group in report["unjudged"]] == [[2]]
     assert report["failed"] == 0
