@@ -32,6 +32,10 @@ _CHANCE = 1e-3
 it takes,"""
 _TOGETHER = 0.5
 """where only so much of that is expected as there should be."""
+_SELDOM = 1 / 20
+"""And only while so few of the counted gaps have one of the others in them at most: a host that is
+itself one of many on a busy machine had one in 9 % of them, and that was less than half of what was
+expected."""
 _WAY_OUT = (
     "what a host loses that is virtual itself looks like this, too: ask the host's own account"
     " (--host-account), or run it where the host has its CPUs for itself"
@@ -242,6 +246,7 @@ def loses(found: Proportion, chance: float = _CHANCE) -> bool:
         and found.alike >= _LOST
         and found.alike >= _LIKE * found.uncounted
         and found.uncounted <= found.gaps // 2
+        and found.joined <= _SELDOM * (found.gaps - found.uncounted)
         and _at_most(found.joined, _TOGETHER * found.joined_expected) < chance
     )
 

@@ -23,19 +23,22 @@ class Sample:
 
 
 class KernelWatch:
-    """Samples /proc/stat, and keeps by how much steal was less than when it was last known."""
+    """Samples /proc/stat again and again."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._settled = False
         self.began = self.first = self.last = self._sample()
         self._backwards = Backwards(self.first.kernel)
-        self.backwards_ns = np.zeros(len(reader.cpus), np.int64)
+        self._most_backwards_ns = np.zeros(len(reader.cpus), np.int64)
+        self._listed = self.first.kernel["present"].copy()
 
     def update(self, *, settled: bool) -> None:
         """Sample now. The first sample is the first that was taken when things had *settled*."""
         self.last = self._sample()
-        self.backwards_ns = np.maximum(self.backwards_ns, self._backwards.update(self.last.kernel))
+        backwards_ns = self._backwards.update(self.last.kernel)
+        self._most_backwards_ns = np.maximum(self._most_backwards_ns, backwards_ns)
+        self._listed &= self.last.kernel["present"]
         if settled and not self._settled:
             self.first, self._settled = self.last, True
 
@@ -43,6 +46,15 @@ class KernelWatch:
         """Sample when the CPUs are idle again, and have booked whatever they had not yet."""
         time.sleep(_IDLE_AGAIN_S)
         return self._sample()
+
+    @property
+    def backwards_ns(self) -> npt.NDArray[np.int64]:
+        """Per CPU, the most by which steal was less than when it was last known.
+
+        0 of a CPU that was offline at a sample: what Linux's own defect does to steal when one
+        goes or comes is judged by kernel.hotplug.
+        """
+        return np.where(self._listed, self._most_backwards_ns, 0)
 
     @property
     def interrupts_ns(self) -> npt.NDArray[np.int64]:

@@ -195,6 +195,7 @@ def test_a_full_disk_leaves_the_record_that_is_there(lab):
     lab.run(["umount", "/tmp/small"]).check_returncode()
 
 
+@pytest.mark.parametrize("lab", ["claim-6.1"], indirect=True)
 def test_a_reboot_begins_anew(lab):
     before = record(lab)
     for event in "rebooted", "kexec":

@@ -111,6 +111,6 @@ def test_time_that_is_taken_from_one_vcpu_only_is_told_of_that_one(lab: Lab) -> 
         lab.steal(50)
     first, second = report["contention"]
     assert first["contended"]
-    assert second["missing_ns"] < first["missing_ns"] / 2
+    assert second["counted_ns"] < first["counted_ns"] / 2  # whatever this machine loses
     assert code == (0 if second["contended"] else UNMET)
     assert report["failed"] == 0

@@ -57,3 +57,24 @@ def test_interrupts_are_of_the_time_between_two_figures(monkeypatch, began_s, en
     watch.update(settled=True)
     assert watch.interrupts_ns.tolist() == [spent_s * SECOND]
     assert isinstance(watch.last, Sample)
+
+
+@pytest.mark.parametrize(
+    ("steal_s", "backwards_s"), [((40, 41, 39), 2), ((40, 0, None), 0), ((40, None, 0), 0)]
+)
+def test_a_cpu_that_goes_offline_does_not_run_backwards(monkeypatch, steal_s, backwards_s):
+    """In its last moments Linux takes all that was stolen for less than nothing, and subtracts."""
+    samples = iter(steal_s)
+
+    def next_sample(reader):
+        account = no_accounts(reader.cpus)
+        if (seconds := next(samples)) is not None:
+            account["present"] = account["steal_known"] = True
+            account["steal_ns"] = seconds * SECOND
+        return reader.snapshot(), account
+
+    monkeypatch.setattr(kernelwatch, "sample", next_sample)
+    watch = KernelWatch(Source(0, 0, 0))
+    watch.update(settled=True)
+    watch.update(settled=True)
+    assert watch.backwards_ns.tolist() == [backwards_s * SECOND]
