@@ -108,3 +108,9 @@ class ScriptError(Error):
     """The script of a simulation is not understood."""
 
     exit_code = 2
+
+
+class ConfigError(Error):
+    """A web configuration, or a certificate that it names, can't be used."""
+
+    exit_code = 2

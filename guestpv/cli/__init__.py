@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from guestpv.cli import exitcodes
 from guestpv.cli.check import CheckCommand, check
+from guestpv.cli.exporter import exporter
 from guestpv.cli.failure import as_error, tell
 from guestpv.cli.info import info
 from guestpv.cli.load import load, unload
@@ -49,6 +50,7 @@ app.command()(read)
 app.command()(watch)
 app.command()(validate)
 app.command(cls=CheckCommand)(check)
+app.command()(exporter)
 app.command()(sim)
 
 

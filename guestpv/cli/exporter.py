@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""guestpv exporter: metrics for Prometheus."""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guestpv.cli.options import IntervalOption, SourceOption
+from guestpv.errors import ModuleError
+
+DEFAULT_LISTEN = "127.0.0.1:9857"
+
+
+def exporter(
+    source: SourceOption = "auto",
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help=f"Where to serve [default: {DEFAULT_LISTEN}, or nowhere]."
+        ),
+    ] = None,
+    web_config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TLS and users, as Prometheus' exporters have them."),
+    ] = None,
+    textfile: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write guestpv.prom there, for node_exporter."),
+    ] = None,
+    interval: IntervalOption = 1.0,
+) -> None:
+    """Give Prometheus the stolen time of each vCPU, until Ctrl-C.
+
+    It goes on, and says so in a metric, when the source can't be read, comes back, or is another.
+    It listens on this machine alone unless told otherwise; with --textfile and without --listen,
+    not at all.
+    """
+    address = _address(listen or DEFAULT_LISTEN) if listen or not textfile else None
+    if web_config and not address:
+        raise typer.BadParameter("--web-config is of no use without --listen")
+    try:
+        from guestpv.agent.exporter import run  # its packages are an extra
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("guestpv"):
+            raise
+        raise ModuleError(
+            "guestpv exporter: not started",
+            f"It needs Python packages that are not installed: {error.name}",
+            "install them: pip install 'guestpv[exporter]'",
+        ) from error
+    if address and not web_config and not _is_local(address[0]):
+        _say(f"whoever reaches {listen} can read the metrics: --web-config asks for a password")
+    run(source, address, web_config, textfile, interval, _say)
+
+
+def _say(text: str) -> None:
+    typer.echo(f"guestpv: {text}", err=True)
+
+
+def _address(text: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]\s]*)):(\d{1,5})", text)
+    if not found or not int(found[3]) <= 65535:
+        raise typer.BadParameter(f"{text} is no address, as in {DEFAULT_LISTEN} or [::1]:9857")
+    return found[1] or found[2] or "0.0.0.0", int(found[3])
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: MIT
+"""guestpv exporter, asked by an HTTP client over a page image that changes."""
+
+import os
+import re
+import resource
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+
+import bcrypt
+import pytest
+import trustme
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as plain
+
+from guestpv.agent.textfile import Textfile
+from guestpv.errors import Error
+from guestpv.page.image import write_image
+
+SECOND = 1_000_000_000
+PATIENCE_S = 60
+EXPORTER = (sys.executable, "-m", "guestpv", "exporter")
+
+
+class Served:
+    """A running exporter."""
+
+    def __init__(self, process, log):
+        self.process = process
+        self._log = log
+        address = self.said("metrics at ").split("metrics at ")[1].split("/metrics")[0]
+        self.url, self.port = address, int(address.rpartition(":")[2])
+
+    def said(self, text):
+        """The line of its log that has *text*, when it is there."""
+        ends = time.monotonic() + PATIENCE_S
+        while time.monotonic() < ends:
+            for line in self._log.read_text().splitlines():
+                if text in line:
+                    return line
+            assert self.process.poll() is None, self._log.read_text()
+            time.sleep(0.02)
+        raise AssertionError(f"{text!r} was not said: {self._log.read_text()}")
+
+    def get(self, path="/metrics", context=None, **headers):
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self.url + path, headers=headers)
+        return urllib.request.urlopen(request, timeout=PATIENCE_S, context=context)
+
+    def metrics(self, **arguments):
+        """Value of each sample, by name and labels."""
+        text = self.get(**arguments).read().decode()
+        return {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in plain(text)
+            for sample in family.samples
+        }
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """An exporter of a source, on a port of its own."""
+    processes = []
+
+    def begin(source, *arguments):
+        log = tmp_path / f"log{len(processes)}"
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [*EXPORTER, "--source", source, "--listen", "127.0.0.1:0", *arguments],
+                stderr=file,
+            )
+        processes.append(process)
+        return Served(process, log)
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def fails(*arguments):
+    """What becomes of an exporter that can't begin."""
+    return subprocess.run(
+        [*EXPORTER, *arguments], capture_output=True, text=True, timeout=PATIENCE_S
+    )
+
+
+def stolen(cpu):
+    return ("guestpv_stolen_seconds_total", ("cpu", str(cpu)))
+
+
+def test_what_is_stolen_is_a_counter_from_zero(serve, machine):
+    served = serve(machine.path)
+    assert [served.metrics()[stolen(cpu)] for cpu in range(4)] == [0, 0, 0, 0]
+    machine.steal(1, SECOND // 2)
+    assert served.metrics()[stolen(1)] == 0.5
+    machine.steal(1, SECOND // 4)
+    after = served.metrics()
+    assert after[stolen(1)] == 0.75
+    assert after[stolen(0)] == 0
+
+
+def test_it_does_not_fall_over_a_restart(serve, machine):
+    served = serve(machine.path)
+    machine.steal(2, SECOND)
+    assert served.metrics()[stolen(2)] == 1
+    machine.restart(2)
+    after = served.metrics()
+    assert after[stolen(2)] >= 1
+    assert after["guestpv_count_restarts_total", ("cpu", "2")] == 1
+    assert after["guestpv_count_restarts_total", ("cpu", "1")] == 0
+    assert after["guestpv_stolen_unknown_seconds_total", ("cpu", "2")] > 0
+    assert after["guestpv_stolen_unknown_seconds_total", ("cpu", "1")] == 0
+
+
+def test_what_is_not_known_has_no_series(serve, machine):
+    served = serve(machine.path)
+    machine.revise(0, 7)
+    after = served.metrics()
+    assert stolen(0) not in after
+    assert after["guestpv_structure_revision", ("cpu", "0")] == 7
+    assert stolen(1) in after
+
+
+def test_the_source_goes_and_another_comes(serve, tmp_path):
+    path = tmp_path / "page"
+    write_image(path, [SECOND, SECOND])
+    served = serve(path)
+    assert served.metrics()["guestpv_up",] == 1
+    path.unlink()
+    gone = served.metrics()
+    assert gone["guestpv_up",] == 0
+    assert stolen(0) not in gone
+    assert gone["guestpv_read_errors_total", ("kind", "no_source")] >= 1
+    write_image(path, [0, 0])
+    back = served.metrics()
+    assert back["guestpv_up",] == 1
+    assert back["guestpv_source_instances_total",] == 2
+    assert back[stolen(0)] == 0, "what was lost between is not made up"
+
+
+def test_both_formats_are_what_their_parsers_take(serve, machine):
+    served = serve(machine.path)
+    assert served.get().headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    accepting = served.get(Accept="application/openmetrics-text; version=1.0.0")
+    assert accepting.headers["Content-Type"].startswith("application/openmetrics-text")
+    families = {family.name: family for family in openmetrics(accepting.read().decode())}
+    assert families["guestpv_stolen_seconds"].type == "counter"
+    assert families["guestpv_source"].type == "info"
+    for family in families.values():
+        assert family.documentation
+        for sample in family.samples:
+            assert set(sample.labels) <= {
+                *("cpu", "state", "kind", "path", "simulated", "instance_id", "version", "python")
+            }
+
+
+def test_clients_that_only_sit_there_keep_nobody_out(serve, machine):
+    served = serve(machine.path)
+    sitting = []
+    try:
+        for number in range(300):  # more than it has room for
+            client = socket.create_connection(("127.0.0.1", served.port), PATIENCE_S)
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n"[: number % 30])
+            sitting.append(client)
+        assert served.metrics()["guestpv_up",] == 1
+    finally:
+        for client in sitting:
+            client.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01 this is no HTTP\r\n\r\n",
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 100_000,
+        b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+def test_requests_that_are_none_are_refused(serve, machine, sent):
+    served = serve(machine.path)
+    with socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as client:
+        client.sendall(sent)
+        assert re.match(rb"HTTP/1\.[01] 4\d\d ", client.recv(100))
+    assert served.metrics()["guestpv_up",] == 1
+
+
+def test_a_port_in_use_is_said(serve, machine):
+    served = serve(machine.path)
+    second = fails("--source", machine.path, "--listen", f"127.0.0.1:{served.port}")
+    assert second.returncode == 8
+    assert "Another program does" in second.stderr
+    assert second.stderr.count("\n") == 1
+
+
+def basic(name, password):
+    return "Basic " + b64encode(f"{name}:{password}".encode()).decode()
+
+
+@pytest.fixture
+def secured(tmp_path):
+    """A web configuration with TLS and a user, and its authority."""
+    authority = trustme.CA()
+
+    def certify():
+        certificate = authority.issue_cert("127.0.0.1")
+        certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+        certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+
+    certify()
+    hashed = bcrypt.hashpw(b"right", bcrypt.gensalt(4)).decode()
+    config = tmp_path / "web.yml"
+    config.write_text(
+        "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
+        f"basic_auth_users:\n  prometheus: {hashed}\n"
+    )
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return config, context, certify
+
+
+def test_tls_and_passwords(serve, machine, secured):
+    config, context, _ = secured
+    served = serve(machine.path, "--web-config", config)
+    assert served.url.startswith("https:")
+    right = served.get(context=context, Authorization=basic("prometheus", "right"))
+    assert b"guestpv_up 1.0" in right.read()
+    said = set()
+    for headers in (
+        {},
+        {"Authorization": basic("prometheus", "wrong")},
+        {"Authorization": basic("nobody", "right")},
+        {"Authorization": "Basic !"},
+        {"Authorization": "Bearer right"},
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            served.get(context=context, **headers)
+        said.add((refused.value.code, refused.value.read()))
+    assert said == {(401, b"Unauthorized\n")}, "which of them was wrong is not said"
+
+
+def test_a_certificate_is_replaced_while_it_runs(serve, machine, secured, tmp_path):
+    config, context, certify = secured
+    served = serve(machine.path, "--web-config", config)
+    asked = {"context": context, "Authorization": basic("prometheus", "right")}
+
+    def shown():
+        with (
+            socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as connected,
+            context.wrap_socket(connected, server_hostname="127.0.0.1") as client,
+        ):
+            return client.getpeercert()["serialNumber"]
+
+    before = shown()
+    (tmp_path / "cert.pem").write_text("no certificate")
+    assert served.metrics(**asked)["guestpv_web_config_current",] == 0
+    assert shown() == before
+    certify()
+    assert served.metrics(**asked)["guestpv_web_config_current",] == 1
+    assert shown() != before
+
+
+def test_half_a_handshake_blocks_nobody(serve, machine, secured):
+    config, context, _ = secured
+    served = serve(machine.path, "--web-config", config)
+    with socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as half:
+        half.sendall(b"\x16\x03\x01")
+        right = served.get(context=context, Authorization=basic("prometheus", "right"))
+        assert right.status == 200
+
+
+def test_a_textfile_is_whole_and_is_taken_away(tmp_path, machine):
+    directory = tmp_path / "textfiles"
+    directory.mkdir()
+    process = subprocess.Popen([*EXPORTER, "--source", machine.path, "--textfile", directory])
+    try:
+        ends = time.monotonic() + PATIENCE_S
+        while not (directory / "guestpv.prom").exists() and time.monotonic() < ends:
+            time.sleep(0.02)
+        names = {family.name for family in plain((directory / "guestpv.prom").read_text())}
+        assert "guestpv_stolen_seconds" in names
+        assert not any(name.startswith("process_") for name in names), "node_exporter has them"
+        assert os.listdir(directory) == ["guestpv.prom"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+    assert os.listdir(directory) == [], "counters that stand still say that nothing is stolen"
+
+
+def test_no_two_write_one_textfile(tmp_path, machine):
+    with Textfile(tmp_path):
+        second = fails("--source", machine.path, "--textfile", tmp_path)
+    assert (second.returncode, second.stderr.count("\n")) == (8, 1)
+    assert "Another exporter writes there" in second.stderr
+
+
+def test_a_textfile_that_can_not_be_written_stays_what_it_was(tmp_path):
+    with Textfile(tmp_path) as textfile:
+        textfile.write(b"the old one\n")
+        # As of a file system that fills up: more than may be written.
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            with pytest.raises(Error, match="File too large"):
+                textfile.write(b"x" * 100_000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"the old one\n"]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("- 1", "It is no table"),
+        ("a: [", "not YAML"),
+        ("tls_server_config: {cert_file: a.pem, key_file: b.pem}", "a.pem can't be read"),
+        ("tls_server_config: {cert_file: a.pem}", "no key_file"),
+        ("tls_server_config: {cipher_suites: []}", "'cipher_suites'"),
+        ("basic_auth_users: {prometheus: plain}", "no bcrypt hash"),
+        ("basic_auth_users: {prometheus: $2b$31$" + "a" * 53 + "}", "no bcrypt hash of cost 4"),
+    ],
+)
+def test_a_web_configuration_that_does_not_serve_is_refused(tmp_path, machine, written, said):
+    """Rather than served without what it asks for."""
+    config = tmp_path / "web.yml"
+    config.write_text(written)
+    refused = fails("--source", machine.path, "--web-config", config)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert said in refused.stderr
