@@ -10,6 +10,14 @@ from guestpv.source.reader import Snapshot
 def pin(cpu: int, /) -> None:
     """Have the calling thread run on a CPU alone. Raises OSError where that can't be."""
 
+def perf_event_open(
+    type: int, config: int, pid: int, group: int, inherit: bool, on_exec: bool, /
+) -> int:
+    """Count an event for a thread (0: the calling one), and return a descriptor.
+
+    It is read in the format PERF_FORMAT_GROUP, with both times. Raises OSError.
+    """
+
 @final
 class Reading:
     """What one read of a CPU's structure gave (DEN0057A, 3.2.2), with its epoch.

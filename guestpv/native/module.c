@@ -38,6 +38,7 @@ static PyMethodDef native_methods[] = {
 	{ "pin", pin, METH_O,
 	  "pin(cpu, /)\n--\n\n"
 	  "Have the calling thread run on a CPU alone. Raises OSError where that can't be." },
+	{ "perf_event_open", perf_event_open, METH_VARARGS, perf_event_open_doc },
 	{ 0 },
 };
 

@@ -9,6 +9,7 @@
  *   mapping.c  the memory itself, and views of parts of it
  *   reading.c  what one read gave
  *   reader.c   the reads, for Python
+ *   perf.c     perf events, which have no function in the C library
  *
  * All is done with the GIL held, also a snapshot: handing the GIL over would take
  * longer. It is let go only to wait for an index that is being changed, and for
@@ -47,6 +48,9 @@ struct mapping *mapping_make(PyTypeObject *type, int fd, size_t size);
 PyObject *view_make(PyTypeObject *type, struct mapping *mapping, const void *start, size_t size);
 
 PyObject *reading_make(PyTypeObject *type, const struct sample *sample);
+
+PyObject *perf_event_open(PyObject *module, PyObject *args);
+extern const char perf_event_open_doc[];
 
 extern PyType_Spec mapping_spec;
 extern PyType_Spec view_spec;
