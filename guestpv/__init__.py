@@ -30,6 +30,9 @@ from guestpv.errors import (
     StructureError,
     UnsupportedError,
 )
+from guestpv.latency.bounds import Bounds
+from guestpv.latency.counter import Counter, counter
+from guestpv.latency.span import Span, span
 from guestpv.source.mapped import MappedReader
 from guestpv.source.open import open
 from guestpv.source.procfs import ProcfsReader
@@ -39,7 +42,9 @@ __all__ = [
     "DELTA",
     "SNAPSHOT",
     "TOTALS",
+    "Bounds",
     "BusyError",
+    "Counter",
     "Error",
     "FormatError",
     "MappedReader",
@@ -51,9 +56,12 @@ __all__ = [
     "Reader",
     "Reading",
     "Source",
+    "Span",
     "StructureError",
     "Totals",
     "UnsupportedError",
+    "counter",
     "delta",
     "open",
+    "span",
 ]

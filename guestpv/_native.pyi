@@ -15,6 +15,14 @@ def store(to: npt.NDArray[Any], words: npt.NDArray[Any], /) -> None:
     order, and after all that was stored before (release order). Both are of one dimension and have
     words of 4 or 8 bytes; ValueError if they do not fit, or are not aligned."""
 
+def perf_event_open(
+    type: int, config: int, pid: int, group: int, inherit: bool, on_exec: bool, /
+) -> int:
+    """Count an event for a thread (0: the calling one), and return a descriptor.
+
+    It is read in the format PERF_FORMAT_GROUP, with both times. Raises OSError.
+    """
+
 @final
 class Reading:
     """What one read of a CPU's structure gave (DEN0057A, 3.2.2), with its epoch.

@@ -2,7 +2,7 @@
 /*
  * What the parts of the module know of each other. The data flows one way:
  *
- *   discover -> adopt or claim -> pages -> index -> event, chardev
+ *   discover -> adopt or claim -> pages -> index -> event, chardev, total -> pmu
  *
  * hotplug and monitor drive it, when a CPU comes or goes and from time to time;
  * main ties their lifetimes to that of the module.
@@ -76,6 +76,24 @@ u64 guestpv_index_size(void);
 bool guestpv_index_pfn(pgoff_t pgoff, unsigned long *pfn);
 u32 guestpv_index_sequence(void);
 wait_queue_head_t *guestpv_index_changed(void);
+
+/* total.c: what was stolen from a CPU, over all epochs, and of how much time nobody can tell */
+struct guestpv_reading {
+	u64 stolen_ns;
+	u64 unknown_ns;
+	u64 before; /* local_clock() before and after the count was read */
+	u64 after;
+	bool judged; /* whether what the count did since the last look makes sense */
+};
+
+bool guestpv_plausible(u64 stolen_ns, u64 elapsed_ns);
+void guestpv_total_look(unsigned int cpu, const struct guestpv_entry *entry);
+void guestpv_total_read(unsigned int cpu, struct guestpv_reading *reading);
+bool guestpv_total_is_known(unsigned int cpu);
+
+/* pmu.c: perf events */
+void guestpv_pmu_init(void);
+void guestpv_pmu_exit(void);
 
 /* event.c: the uevents of the device, which is NULL while there is none */
 struct device;

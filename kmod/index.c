@@ -115,6 +115,7 @@ static void guestpv_publish(unsigned int cpu, const struct guestpv_entry *entry)
 	guestpv_change_begin();
 	guestpv_index.entries[cpu] = *entry;
 	guestpv_change_end();
+	guestpv_total_look(cpu, entry);
 }
 
 static void guestpv_publish_state(unsigned int cpu, u8 state)
@@ -122,6 +123,7 @@ static void guestpv_publish_state(unsigned int cpu, u8 state)
 	guestpv_change_begin();
 	guestpv_index.entries[cpu].state = state;
 	guestpv_change_end();
+	guestpv_total_look(cpu, &guestpv_index.entries[cpu]);
 }
 
 static bool guestpv_is_readable(const struct guestpv_entry *entry)
@@ -265,6 +267,8 @@ static struct guestpv_news guestpv_resample(unsigned int cpu, u8 state, u8 reaso
 	if (news.restarted || news.revised || state != entry.state) {
 		entry.state = state;
 		guestpv_publish(cpu, &entry);
+	} else {
+		guestpv_total_look(cpu, &entry);
 	}
 	return news;
 }

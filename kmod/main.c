@@ -97,10 +97,11 @@ static int __init guestpv_init(void)
 	if (err)
 		goto exit_hotplug;
 
-	/* Last: from here on there are users. */
+	/* From here on there are users: nothing may fail any more. */
 	err = guestpv_chardev_init();
 	if (err)
 		goto exit_monitor;
+	guestpv_pmu_init();
 
 	return 0;
 
@@ -116,6 +117,7 @@ module_init(guestpv_init);
 
 static void __exit guestpv_exit(void)
 {
+	guestpv_pmu_exit();
 	guestpv_chardev_exit();
 	guestpv_monitor_exit();
 	guestpv_hotplug_exit();

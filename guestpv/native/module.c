@@ -92,6 +92,7 @@ static PyMethodDef native_methods[] = {
 	  "Store each of a row of words at its place in *to*: by one aligned store each, in their\n"
 	  "order, and after all that was stored before (release order). Both are of one dimension\n"
 	  "and have words of 4 or 8 bytes; ValueError if they do not fit, or are not aligned." },
+	{ "perf_event_open", perf_event_open, METH_VARARGS, perf_event_open_doc },
 	{ 0 },
 };
 

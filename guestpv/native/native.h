@@ -10,6 +10,7 @@
  *   reading.c  what one read gave
  *   reader.c   the reads, for Python
  *   store.c    how a simulated hypervisor writes
+ *   perf.c     perf events, which have no function in the C library
  *
  * All is done with the GIL held, also a snapshot: handing the GIL over would take
  * longer. It is let go only to wait for an index that is being changed, and for
@@ -48,6 +49,9 @@ struct mapping *mapping_make(PyTypeObject *type, int fd, size_t size);
 PyObject *view_make(PyTypeObject *type, struct mapping *mapping, const void *start, size_t size);
 
 PyObject *reading_make(PyTypeObject *type, uint64_t word, uint64_t stolen_ns, uint32_t epoch);
+
+PyObject *perf_event_open(PyObject *module, PyObject *args);
+extern const char perf_event_open_doc[];
 
 extern PyType_Spec mapping_spec;
 extern PyType_Spec view_spec;

@@ -127,3 +127,12 @@ CALLS = {
     "st_return": "PV_TIME_ST",
 }
 """The calls of discovery, in their order, by the field of `ENTRY` that has what they returned."""
+
+
+class PerfEvent(IntEnum):
+    """An event of the PMU ``guestpv``: ``perf_event_attr.config``."""
+
+    STOLEN = 0
+    """Nanoseconds that were stolen, as far as they are known."""
+    UNKNOWN = 1
+    """Nanoseconds of which nobody can tell how many were stolen."""

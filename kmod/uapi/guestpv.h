@@ -175,6 +175,20 @@ enum guestpv_reason {
 };
 
 /**
+ * enum guestpv_event - perf_event_attr.config of the PMU "guestpv"
+ * @GUESTPV_EVENT_STOLEN: nanoseconds that were stolen, as far as they are known
+ * @GUESTPV_EVENT_UNKNOWN: nanoseconds of which nobody can tell how many were
+ *	stolen: a count started again, or meant nothing
+ *
+ * perf_event_attr.type is what /sys/bus/event_source/devices/guestpv/type says.
+ * What was stolen is at least the first, and at most the sum of both.
+ */
+enum guestpv_event {
+	GUESTPV_EVENT_STOLEN	= 0,
+	GUESTPV_EVENT_UNKNOWN	= 1,
+};
+
+/**
  * struct guestpv_header - the beginning of the mapping
  * @magic: GUESTPV_MAGIC
  * @abi_version: GUESTPV_ABI_VERSION; with another value, interpret nothing else

@@ -40,6 +40,7 @@ ENUMS = {
     "ORIGIN": abi.Origin,
     "FAULT": abi.Fault,
     "REASON": abi.Reason,
+    "EVENT": abi.PerfEvent,
 }
 CONSTANTS = (
     "MAGIC",

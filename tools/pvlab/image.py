@@ -25,6 +25,7 @@ PACKAGES = (
     "grep",
     "iproute2",
     "kmod",
+    "linux-perf",
     "mount",
     "ncurses-base",
     "procps",

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: MIT
+"""Perf events against the CPUs' own counts, with Debian's perf; and under a host that errs."""
+
+import json
+import re
+import subprocess
+import time
+from itertools import pairwise
+
+import pytest
+
+from pvlab import Lab
+
+STRUCTURES = 0x090A0000  # where QEMU has them, 64 bytes apart
+SECOND = 1_000_000_000
+
+
+def structure(vcpu):
+    return STRUCTURES + 64 * vcpu
+
+
+def add(lab, vcpu, ns):
+    """Change a count by so much."""
+    count = int.from_bytes(lab.read_guest_memory(structure(vcpu) + 8, 8), "little")
+    lab.write_guest_memory(structure(vcpu) + 8, (count + ns).to_bytes(8, "little"))
+
+
+# Opens an event for every task there is, with those it will fork, says their sum and that of the
+# CPUs' counts each time it is asked, and has every CPU be busy from the first time on: one process
+# on each, and one that moves from CPU to CPU all the time.
+ALL_TASKS = """
+import json, os, sys, time
+import guestpv
+from test_pmu import INHERIT, STOLEN, UNKNOWN, perf_event_open, read
+
+OF = STOLEN, UNKNOWN
+cpus = sorted(os.sched_getaffinity(0))
+gate, opened = os.pipe()
+
+def move():
+    while True:
+        for cpu in cpus:
+            os.sched_setaffinity(0, {cpu})
+            end = time.monotonic() + 0.003
+            while time.monotonic() < end:
+                pass
+
+def stay(cpu):
+    os.sched_setaffinity(0, {cpu})
+    while True:
+        pass
+
+workers = []
+for work in [move] + [lambda cpu=cpu: stay(cpu) for cpu in cpus]:
+    workers.append(os.fork())
+    if not workers[-1]:
+        os.read(gate, 1)
+        work()
+events = {}
+for process in os.listdir("/proc"):
+    if process.isdigit():
+        for task in os.listdir(f"/proc/{process}/task"):
+            try:
+                pid = int(task)
+                events[pid] = [perf_event_open(of, pid=pid, bits=INHERIT) for of in OF]
+            except OSError as error:
+                print(task, error, file=sys.stderr)
+with guestpv.open() as reader:
+    print("ready", flush=True)
+    for line in sys.stdin:
+        os.write(opened, b"!" * len(workers))
+        counts = reader.snapshot()["stolen_ns"].tolist()
+        tasks = {pid: [read(fd) for fd in fds] for pid, fds in events.items()}
+        said = {
+            "cpus": counts,
+            "tasks": sum(stolen for stolen, _ in tasks.values()),
+            "unknown": sum(unknown for _, unknown in tasks.values()),
+            "mover": tasks[workers[0]][0],
+        }
+        print(json.dumps(said), flush=True)
+for pid in workers:
+    os.kill(pid, 9)
+"""
+
+
+@pytest.mark.parametrize("kernel", ["stock-6.1", "stock-6.12", "claim-6.1"])
+def test_what_tasks_lost_is_what_their_cpus_lost(kernel):
+    """The contention begins after the first reading and ends before the last: they take a while."""
+    with Lab(kernel=kernel, vcpus=2, load=True) as lab:
+        guest = subprocess.Popen(
+            lab.guest.argv(["env", "PYTHONPATH=/root/tests/guest", "python3", "-c", ALL_TASKS]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert guest.stdin
+        assert guest.stdout
+        assert guest.stdout.readline() == "ready\n"
+
+        def ask():
+            print("now", file=guest.stdin, flush=True)
+            return json.loads(guest.stdout.readline())
+
+        ask()
+        before = ask()
+        lab.steal(40)
+        time.sleep(10)
+        lab.steal(0)
+        after = ask()
+        guest.stdin.close()
+        guest.wait()
+    lost = sum(after["cpus"]) - sum(before["cpus"])
+    by_task, mover = (after[of] - before[of] for of in ("tasks", "mover"))
+    print(
+        f"{kernel}: CPUs lost {lost / 1e6:.2f} ms, tasks {by_task / 1e6:.2f} ms"
+        f" ({100 * (by_task - lost) / lost:+.3f} %), of it the one that moves {mover / 1e6:.2f} ms"
+    )
+    assert lost > 4 * SECOND
+    assert mover > 0.1 * lost
+    assert after["unknown"] == 0
+    assert abs(by_task - lost) <= 0.001 * lost
+
+
+PERF = re.compile(r"^ *([\d,]+) +ns +guestpv/(stolen|unknown)/", re.MULTILINE)
+
+
+SPIN = "timeout 3 taskset -c $cpu sh -c 'while :; do :; done'"
+SPIN_ON_BOTH = f"for cpu in 0 1; do {SPIN} & done; wait"
+
+
+@pytest.mark.parametrize("kernel", ["stock-6.1", "stock-6.12", "claim-6.1", "newest"])
+def test_perf_stat_counts_stolen_time(kernel):
+    """Debian's own perf: a command, with all that it forks."""
+    with Lab(kernel=kernel, vcpus=2, load=True, steal=40) as lab:
+        events = "{guestpv/stolen/,guestpv/unknown/}"
+        done = lab.run(["perf", "stat", "-e", events, "--", "sh", "-c", SPIN_ON_BOTH])
+        print(done.stdout + done.stderr)
+        counts = {
+            name: int(float(count.replace(",", ""))) for count, name in PERF.findall(done.stderr)
+        }
+        assert 1 * SECOND < counts["stolen"] < 5 * SECOND
+        assert counts["unknown"] == 0
+        everywhere = lab.run(["perf", "stat", "-a", "-A", "-e", "guestpv/stolen/", "sleep", "1"])
+        print(everywhere.stderr)
+        assert everywhere.stderr.count("guestpv/stolen/") == 2
+
+
+# Counts what cpu1 loses and says it twice a second, until its input ends.
+WATCH = """
+import os, select, sys, time
+from test_pmu import STOLEN, UNKNOWN, perf_event_open, read
+events = [perf_event_open(of, pid=-1, cpu=1) for of in (STOLEN, UNKNOWN)]
+print("ready", flush=True)
+while True:
+    ready, _, _ = select.select([sys.stdin], [], [], 0.5)
+    if ready:
+        break
+    print(time.monotonic_ns(), *map(read, events), flush=True)
+"""
+
+
+class Watch:
+    """What an event of cpu1 says, from its opening on."""
+
+    def __init__(self, lab):
+        self.process = subprocess.Popen(
+            lab.guest.argv(["env", "PYTHONPATH=/root/tests/guest", "python3", "-c", WATCH]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout.readline() == "ready\n"
+
+    def end(self):
+        """All rows: time, stolen and unknown."""
+        self.process.stdin.close()
+        rows = [[int(word) for word in line.split()] for line in self.process.stdout]
+        self.process.wait()
+        return rows
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with Lab(vcpus=2, load=True) as lab:
+        yield lab
+
+
+def judge(rows):
+    """No event of them ever fell, or grew by more than time has passed; return the whole growth."""
+    for last, now in pairwise(rows):
+        elapsed = now[0] - last[0]
+        assert 0 <= now[1] - last[1] <= elapsed + 2_000_000, (last, now)
+        assert now[2] >= last[2]
+    return [last - first for first, last in zip(rows[0], rows[-1], strict=True)]
+
+
+def test_a_count_that_leaps_and_falls_back_is_not_believed(lab):
+    watch = Watch(lab)
+    time.sleep(2)
+    add(lab, 1, 10**15)
+    time.sleep(3)
+    add(lab, 1, -(10**15))
+    time.sleep(3)
+    elapsed, stolen, unknown = judge(watch.end())
+    print(f"in {elapsed} ns: {stolen} ns stolen, {unknown} ns unknown")
+    assert stolen < 0.3 * elapsed
+    # Of the second in which it leapt, and of that in which it fell, nobody can tell.
+    assert 0.1 * SECOND < unknown < 3.5 * SECOND
+
+
+def test_an_unknown_revision_is_not_counted_but_its_time_is(lab):
+    watch = Watch(lab)
+    time.sleep(2)
+    lab.write_guest_memory(structure(1), b"\1")
+    time.sleep(4)
+    lab.write_guest_memory(structure(1), b"\0")
+    time.sleep(2)
+    elapsed, stolen, unknown = judge(watch.end())
+    print(f"in {elapsed} ns: {stolen} ns stolen, {unknown} ns unknown")
+    assert stolen < 0.3 * elapsed
+    assert 3.5 * SECOND < unknown < 7 * SECOND
+
+
+def test_where_no_count_means_anything_there_is_no_event_of_it(lab):
+    for vcpu in range(2):
+        lab.write_guest_memory(structure(vcpu), b"\1")
+    time.sleep(2.5)
+    try_it = "from test_pmu import *; perf_event_open({}); print('opened')"
+    for config, error in ("STOLEN", "No data available"), ("UNKNOWN", ""):
+        program = ["python3", "-c", try_it.format(config)]
+        done = lab.run(["env", "PYTHONPATH=/root/tests/guest", *program])
+        assert ("opened" in done.stdout) == (not error)
+        assert error in done.stderr
+    for vcpu in range(2):
+        lab.write_guest_memory(structure(vcpu), b"\0")
+
+
+def test_a_fork_never_fails_for_an_event_that_can_not_count_any_more(lab):
+    time.sleep(2.5)
+    fork = """
+import os, sys, time
+from test_pmu import *
+with event(bits=INHERIT):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    pid = os.fork()
+    if not pid: os._exit(0)
+    os.waitpid(pid, 0)
+    print("forked", flush=True)
+"""
+    guest = subprocess.Popen(
+        lab.guest.argv(["env", "PYTHONPATH=/root/tests/guest", "python3", "-c", fork]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert guest.stdout.readline() == "ready\n"
+    for vcpu in range(2):
+        lab.write_guest_memory(structure(vcpu), b"\1")
+    time.sleep(2.5)
+    said, _ = guest.communicate("go\n")
+    for vcpu in range(2):
+        lab.write_guest_memory(structure(vcpu), b"\0")
+    assert said == "forked\n"

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""Counters of threads and trees. The kernel's own clocks stand in for the PMU: the same calls."""
+
+import os
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guestpv import Bounds, Error, NoSourceError, PermissionDeniedError, StructureError
+from guestpv.latency import counter as module
+from guestpv.latency.counter import CpuCounter, counter, counter_on_exec
+from guestpv.source.open import open as open_source
+
+MS = 1_000_000
+SECOND = 1000 * MS
+
+
+@pytest.fixture(autouse=True)
+def pmu(tmp_path, monkeypatch):
+    """PERF_TYPE_SOFTWARE, whose events 0 and 1 are the time for which a thread was on a CPU."""
+    (tmp_path / "pmu").mkdir()
+    (tmp_path / "pmu/type").write_text("1\n")
+    monkeypatch.setattr(module, "PMU", tmp_path / "pmu")
+    try:
+        counter().close()
+    except PermissionDeniedError as error:
+        pytest.skip(f"perf events are forbidden here: {error}")
+    return tmp_path / "pmu"
+
+
+def spin(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def test_it_counts_the_thread_that_made_it_and_no_other():
+    with counter() as mine:
+        other = threading.Thread(target=spin, args=(0.2,))
+        other.start()
+        other.join()
+        idle = mine.read()
+        spin(0.05)
+        busy = mine.read()
+    assert idle.most_ns < 150 * MS
+    since = busy.since(idle)
+    assert since.least_ns >= 50 * MS
+    # cpu-clock is what is known here and task-clock what is not: the upper bound has both.
+    assert since.most_ns >= since.least_ns + 50 * MS
+
+
+@pytest.mark.parametrize("tree", [True, False])
+def test_a_tree_has_those_that_ended(tree):
+    with counter(tree=tree) as counted:
+        pid = os.fork()
+        if not pid:
+            spin(0.1)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert (counted.read().least_ns > 100 * MS) == tree
+
+
+def test_on_exec_it_begins_with_the_command():
+    gate, opened = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.read(gate, 1)
+        spin(0.1)
+        os.execv("/bin/true", ["true"])
+    with counter_on_exec(pid) as counted:
+        os.write(opened, b"!")
+        os.waitpid(pid, 0)
+        assert 0 < counted.read().least_ns < 100 * MS
+
+
+def test_closed_is_closed():
+    counted = counter()
+    before = len(os.listdir("/proc/self/fd"))
+    counted.close()
+    counted.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 2
+    with pytest.raises(ValueError):
+        counted.read()
+
+
+def test_what_is_forgotten_is_closed():
+    before = len(os.listdir("/proc/self/fd"))
+    counter()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_no_such_thread():
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    with pytest.raises(NoSourceError, match=f"of thread {pid}: no such process"):
+        counter(pid)
+
+
+LEVELS = {
+    "3": "kernel.perf_event_paranoid is 3.*sudo sysctl kernel.perf_event_paranoid=2",
+    "2": "another user's.*CAP_PERFMON",
+    "": "filter of system calls",
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_who_may_not_is_told_what_to_set(level, monkeypatch, tmp_path):
+    (tmp_path / "paranoid").write_text(level)
+    monkeypatch.setattr(module, "PARANOID", tmp_path / "paranoid")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "perf_event_open", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(PermissionDeniedError, match=LEVELS[level]):
+        counter()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+def test_a_user_may_not_count_another(pmu):
+    for directory in [pmu, *pmu.parents][:-2]:
+        directory.chmod(0o755)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        said = "allowed"
+        try:
+            os.setresuid(65534, 65534, 65534)
+            counter(1)
+        except Exception as error:
+            said = type(error).__name__
+        finally:
+            os.write(writing, said.encode())
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(reading, 100) == b"PermissionDeniedError"
+
+
+ERRORS = {61: StructureError, 3: NoSourceError, 2: NoSourceError, 24: Error, 22: Error}
+
+
+@pytest.mark.parametrize("number", ERRORS)
+def test_every_refusal_is_an_error_of_ours(number, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(module, "perf_event_open", refuse)
+    with pytest.raises(Error) as raised:
+        counter(1)
+    assert type(raised.value) is ERRORS[number]
+    assert str(raised.value).startswith("perf event guestpv/stolen/ of thread 1: ")
+
+
+def test_without_a_pmu_it_is_the_device_that_is_missing(pmu):
+    (pmu / "type").unlink()
+    pmu.rmdir()
+    with pytest.raises(NoSourceError, match="/dev/guestpv"):
+        counter()
+
+
+def test_without_a_pmu_it_is_at_most_what_all_cpus_lost(machine):
+    with CpuCounter(open_source(machine.path)) as counted:
+        assert counted.read() == Bounds(0, 0)
+        machine.steal(0, 5 * MS)
+        machine.steal(3, 7 * MS)
+        assert counted.read() == Bounds(0, 12 * MS)
+
+
+def test_without_a_pmu_a_restart_is_as_much_as_time_has_passed(machine):
+    begin = time.monotonic_ns()
+    with CpuCounter(open_source(machine.path)) as counted:
+        machine.steal(0, 5 * MS)
+        machine.restart(1)
+        machine.steal(1, 3 * MS)
+        time.sleep(0.02)
+        most = counted.read().most_ns
+        assert 25 * MS <= most <= 5 * MS + time.monotonic_ns() - begin
+
+
+times = st.integers(0, 2**63)
+
+
+@given(times, times, times, times)
+def test_bounds_hold_what_they_are_of(before, unknown_before, grown, unknown):
+    """A truth between the bounds at two times is between the bounds of the difference."""
+    first = Bounds(before, before + unknown_before)
+    last = Bounds(before + grown, before + unknown_before + grown + unknown)
+    since = last.since(first)
+    assert since == Bounds(grown, grown + unknown)
+    assert since.exact == (unknown == 0)
+    whole = grown + unknown // 2
+    within = since.within(whole)
+    assert 0 <= within.least_ns <= within.most_ns <= whole
+    left = within.taken_from(whole)
+    assert 0 <= left.least_ns <= left.most_ns
+    assert left.most_ns == whole - within.least_ns
