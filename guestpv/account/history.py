@@ -2,17 +2,16 @@
 """What became of each CPU's stolen time, interval by interval, since somebody began to watch."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from guestpv.account.changes import Change, changes, procstat_backwards
 from guestpv.account.kernel import KernelAccount
 from guestpv.account.totals import Totals
 from guestpv.page.abi import State
-from guestpv.page.names import fault_text, reason_text
 from guestpv.source.procstat import Accounts
 from guestpv.source.reader import Snapshot
 
@@ -60,21 +59,6 @@ class Figures:
     """Whether /proc/stat contradicts the hypervisor since watching began."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something that happened; *cpu* is None if it happened to the whole machine."""
-
-    time_s: float  # Unix time
-    kind: str
-    cpu: int | None
-    text: str
-
-
-def change(kind: str, text: str, cpu: int | None = None) -> Change:
-    """A change that happened just now."""
-    return Change(time.time(), kind, cpu, text)
-
-
 class History:
     """Interval by interval, what a snapshot's rows became. Arrays have one element per row."""
 
@@ -104,11 +88,11 @@ class History:
         before, self.rows = self.rows, now
         step = self.totals.update(now)
         self._exact &= step["valid"]
-        return list(_changes(before, now, step))
+        return list(changes(before, now, step))
 
     def tick(self, now: Snapshot, account: Accounts) -> list[Change]:
         """End an interval. Returns what changed since the last update."""
-        changes = self.update(now)
+        happened = self.update(now)
         now_ns, total_ns = int(now["monotonic_ns"][0]), self.totals.rows["total_ns"]
         self.intervals += 1
         self.interval_ns = now_ns - self._began_ns
@@ -124,8 +108,8 @@ class History:
         self.percent = np.where(self.known, self.stolen_ns * 100.0 / whole_ns, np.nan)
         self._remember()
         self.kernel.tick(account, self.stolen_ns, ~exact)
-        changes += _backwards(now, self.kernel.backwards_ns)
-        return changes
+        happened += procstat_backwards(now, self.kernel.backwards_ns)
+        return happened
 
     def _remember(self) -> None:
         self.trail[:, :-1] = self.trail[:, 1:]
@@ -174,42 +158,3 @@ def _sum(figures: npt.NDArray[Any], rows: Rows) -> int | None:
 
 def _percent(part_ns: int | None, whole_ns: int) -> float | None:
     return None if part_ns is None or whole_ns == 0 else 100.0 * part_ns / whole_ns
-
-
-def _changes(before: Snapshot, now: Snapshot, step: npt.NDArray[np.void]) -> Iterator[Change]:
-    changed = step["restarted"] | (step["backwards_ns"] != 0)
-    for field in "state", "revision", "attributes":
-        changed |= before[field] != now[field]
-    for row in np.flatnonzero(changed):
-        for kind, text in _changes_of(before[row], now[row], step[row]):
-            yield change(kind, f"cpu{now['cpu'][row]} {text}", int(now["cpu"][row]))
-
-
-def _changes_of(before: np.void, now: np.void, step: np.void) -> Iterator[tuple[str, str]]:
-    """What happened to one CPU between two updates: kinds and texts, in their order."""
-    if before["state"] != now["state"]:
-        match now["state"]:
-            case State.ONLINE:
-                yield "online", "came online"
-            case State.OFFLINE | State.ABSENT if before["state"] == State.STARTING:
-                yield "offline", "is offline"  # it went, or it failed to come
-            case State.OFFLINE | State.ABSENT:
-                yield "offline", "went offline"
-            case State.REFUSED:
-                yield "refused", f"has no structure to be trusted: {fault_text(now['fault'])}"
-    if step["restarted"]:
-        yield "restart", f"restarted its count (epoch {now['epoch']}): {reason_text(now['reason'])}"
-    # That of /proc/stat (epoch 0) is told with the kernel's account, which it is.
-    if step["backwards_ns"] and now["epoch"]:
-        yield "backwards", f"count ran backwards by {step['backwards_ns']:,} ns in its epoch"
-    if (now["revision"], now["attributes"]) != (before["revision"], before["attributes"]):
-        meaning = "its count goes on" if now["valid"] else "its count is not interpreted"
-        structure = f"revision {now['revision']}, attributes {now['attributes']:#x}"
-        yield "revision", f"has {structure}: {meaning}"
-
-
-def _backwards(now: Snapshot, backwards_ns: npt.NDArray[np.int64]) -> Iterator[Change]:
-    for row in np.flatnonzero(backwards_ns):
-        lost_ms = backwards_ns[row] // 1_000_000
-        text = f"cpu{now['cpu'][row]} steal in /proc/stat ran backwards by {lost_ms} ms"
-        yield change("procstat_backwards", text, int(now["cpu"][row]))

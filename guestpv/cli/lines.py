@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from guestpv.account.history import Change, History, Rows
+from guestpv.account.changes import Change
+from guestpv.account.history import History, Rows
 from guestpv.cli.columns import WIDTHS, cells
 from guestpv.cli.order import Sort, order
 from guestpv.cli.view import View, clock

@@ -83,11 +83,15 @@ guestpv.watch/1, an object a line, one for each interval:
                     guestpv.account.history.Figures: among them total_ns, which never falls, and
                     unknown_ns
     total           the fields of guestpv.account.history.Figures, of all CPUs together
-    events          what happened in the interval: time_s, kind, cpu (or null), text; kinds are
-                    online, offline, refused, restart, backwards (the count, within its
-                    epoch), revision, procstat_backwards, restored (the whole VM was), moved (to
-                    another host, or its clock was disrupted otherwise) and no_events (the
-                    kernel's can't be received)
+    events          what happened in the interval: time_s, kind, cpu (or null), text; of a restart
+                    epoch (the new one) and reason, as in guestpv.read/1. Kinds are those of
+                    guestpv.event/1, without those of the module
+
+guestpv.event/1, an object a line, one for each event:
+    source, time_s, kind, cpu, text, epoch, reason: as above; kinds are begin, which is the first,
+                    and those that guestpv.events documents: online, offline, restart, revision,
+                    refused, backwards, restored, moved, module_gone, module_loaded, unreadable,
+                    readable, procstat_backwards, overrun, no_events
 """
 
 import json
@@ -99,7 +103,8 @@ from typing import Any
 
 import numpy as np
 
-from guestpv.account.history import Change, History, Rows
+from guestpv.account.changes import Change
+from guestpv.account.history import History, Rows
 from guestpv.cli.view import View
 from guestpv.page.abi import NO_COUNT, Fault, Origin, Reason, State
 from guestpv.page.names import name_of

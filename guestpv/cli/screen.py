@@ -14,7 +14,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from guestpv.account.history import Change, History, Rows
+from guestpv.account.changes import Change
+from guestpv.account.history import History, Rows
 from guestpv.cli.order import Sort, order
 from guestpv.cli.summary import summary
 from guestpv.cli.table import Table

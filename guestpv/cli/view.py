@@ -7,7 +7,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from guestpv.account.history import Change, History
+from guestpv.account.changes import Change
+from guestpv.account.history import History
 
 
 class View(ABC):

@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: MIT
 """Waiting for the next interval, and for what comes earlier: a key, a signal, an event."""
 
-from __future__ import annotations
-
 import os
+import select
 import selectors
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Self
-
-if TYPE_CHECKING:
-    from guestpv.driver.events import Event, EventSource
-    from guestpv.driver.vmclock import VmClock
+from typing import Protocol, Self
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
 _OTHERS = {signal.SIGTSTP, signal.SIGWINCH, signal.SIGCONT}
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
 
 
 class Ticks:
@@ -48,7 +47,6 @@ class Woken:
     stop: bool = False
     suspend: bool = False
     keys: str = ""
-    events: list[Event] = field(default_factory=list)
 
 
 class Waiting:
@@ -76,13 +74,23 @@ class Waiting:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def listen(self, source: EventSource | VmClock) -> None:
-        """From now on, end a wait when *source* has events."""
+    def listen(self, source: HasFileno) -> None:
+        """From now on, end a wait when *source* is readable."""
+        self._listen(source.fileno(), lambda woken: None)
 
-        def take_events(woken: Woken) -> None:
-            woken.events += source.read()
+    def stop_without_reader(self, fd: int) -> None:
+        """End when nobody reads any more from the pipe or socket *fd*, be there much to write or
+        little."""
+        gone = self._stack.enter_context(select.epoll())
+        try:
+            gone.register(fd, 0)  # that it has an error is reported unasked
+        except PermissionError:  # a file, which is never without a reader
+            return
 
-        self._listen(source.fileno(), take_events)
+        def stop(woken: Woken) -> None:
+            woken.stop = True
+
+        self._listen(gone.fileno(), stop)
 
     def wait(self, seconds: float) -> Woken:
         """Wait so long, or less if something comes."""

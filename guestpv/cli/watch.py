@@ -89,7 +89,7 @@ def _run(
                 view.key(key)
             ended = ticks.due()
             changes = history.tick(*_sample(reader)) if ended else history.update(reader.snapshot())
-            changes = [*announcements.changes(woken), *changes]
+            changes = [*announcements.changes(), *changes]
             watched = [change for change in changes if change.cpu is None or change.cpu in cpus]
             view.show(history, watched, ended)
 

@@ -40,6 +40,19 @@ class CountEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ModuleEvent:
+    """The module was loaded, and its device is there; or removed."""
+
+    loaded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OverrunEvent:
+    """More came than the kernel keeps for who does not read them: of those before this, and of no
+    others, some may be lost."""
+
+
+@dataclass(frozen=True, slots=True)
 class VmGenerationEvent:
     """The VM was restored from a snapshot, or cloned (vmgenid in Linux 6.8 alone; vmclock)."""
 
@@ -49,7 +62,9 @@ class ClockDisruptionEvent:
     """The VM's clock was disrupted, as by moving it to another host (vmclock)."""
 
 
-Event = CpuEvent | CountEvent | VmGenerationEvent | ClockDisruptionEvent
+Event = (
+    CpuEvent | CountEvent | ModuleEvent | OverrunEvent | VmGenerationEvent | ClockDisruptionEvent
+)
 
 
 def event_of(uevent: Mapping[str, str]) -> Event | None:
@@ -67,6 +82,12 @@ def event_of(uevent: Mapping[str, str]) -> Event | None:
                     uevent.get("GUESTPV_REASON"),
                     int(uevent.get("GUESTPV_MISSED", "0")),
                 )
+            case {
+                "SUBSYSTEM": "misc",
+                "ACTION": "add" | "remove" as action,
+                "DEVPATH": "/devices/virtual/misc/guestpv",
+            }:
+                return ModuleEvent(action == "add")
             case {"NEW_VMGENID": _}:
                 return VmGenerationEvent()
     except ValueError:
@@ -99,22 +120,23 @@ class EventSource:
         return int(self._socket.fileno())
 
     def read(self) -> list[Event]:
-        """All events that have come, without waiting."""
+        """All events that have come, without waiting; the last is an OverrunEvent if others came
+        that are lost."""
         events: list[Event] = []
-        while datagram := self._receive():
-            events += filter(None, map(event_of, self._parse(datagram)))
-        return events
-
-    def _receive(self) -> bytes | None:
-        # Not the socket's get(): it would move datagrams into a queue that no poll() sees.
+        overrun = False
         while True:
+            # Not the socket's get(): it would move datagrams into a queue that no poll() sees.
             try:
-                return bytes(self._socket.recv(_DATAGRAM_BYTES, socket.MSG_DONTWAIT))
+                datagram = bytes(self._socket.recv(_DATAGRAM_BYTES, socket.MSG_DONTWAIT))
             except BlockingIOError:
-                return None
+                break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # some were lost; those that are left count
+                if error.errno != errno.ENOBUFS:
                     raise
+                overrun = True  # those that are left in the queue count
+                continue
+            events += filter(None, map(event_of, self._parse(datagram)))
+        return [*events, OverrunEvent()] if overrun else events
 
     def _parse(self, datagram: bytes) -> Iterable[Mapping[str, str]]:
         try:

@@ -378,7 +378,7 @@ def test_json_has_what_happened(machine):
     while not (events := json.loads(watching.stdout.readline())["events"]):
         pass
     (event,) = events
-    assert set(event) == {"time_s", "kind", "cpu", "text"}
+    assert set(event) == {"time_s", "kind", "cpu", "text", "epoch", "reason"}
     assert (event["kind"], event["cpu"]) == ("offline", 2)
     watching.terminate()
     watching.stdout.read()

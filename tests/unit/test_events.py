@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestpv.cpulist import CpuList, listed
-from guestpv.driver.events import CountEvent, CpuEvent, EventSource, VmGenerationEvent, event_of
+from guestpv.driver.events import (
+    CountEvent,
+    CpuEvent,
+    EventSource,
+    ModuleEvent,
+    OverrunEvent,
+    VmGenerationEvent,
+    event_of,
+)
 
 COUNT = {
     "SUBSYSTEM": "misc",
@@ -54,10 +62,17 @@ def test_restored_machine():
     assert event_of(uevent) == VmGenerationEvent()
 
 
+@pytest.mark.parametrize("action", ["add", "remove"])
+def test_module(action):
+    uevent = {"SUBSYSTEM": "misc", "ACTION": action, "DEVPATH": "/devices/virtual/misc/guestpv"}
+    assert event_of(uevent) == ModuleEvent(action == "add")
+
+
 @pytest.mark.parametrize(
     "uevent",
     [
         {},
+        {"SUBSYSTEM": "misc", "ACTION": "add", "DEVPATH": "/devices/virtual/misc/fuse"},
         {"SUBSYSTEM": "net", "ACTION": "add", "DEVPATH": "/devices/virtual/net/lo"},
         {"SUBSYSTEM": "cpu", "ACTION": "add", "DEVPATH": "/devices/system/cpu/cpu1"},
         {"SUBSYSTEM": "cpu", "ACTION": "online", "DEVPATH": "/devices/system/cpu"},
@@ -102,12 +117,13 @@ def test_the_kernel_is_heard(cpu0):
         assert source.read() == []
 
 
-def test_burst_that_is_too_large_loses_events_but_nothing_else(cpu0):
+def test_burst_that_is_too_large_is_said_and_loses_nothing_else(cpu0):
     with EventSource() as source:
         for _ in range(5000):
             cpu0.write_text("online")
-        events = source.read()
+        *events, last = source.read()
         assert 0 < len(events) < 5000
         assert set(events) == {CpuEvent(0, True)}
+        assert last == OverrunEvent()
         cpu0.write_text("offline")
         assert source.read() == [CpuEvent(0, False)]

@@ -163,6 +163,14 @@ def test_hotplug_that_is_seen_halfway_is_one_restart(watched):
     assert watched.figures(1).restarts == 1
 
 
+def test_restarts_between_two_looks_are_told_with_their_number(watched):
+    for _ in range(3):
+        watched.machine.restart(1)
+    (restart,) = watched.tick()
+    assert restart.text == f"cpu1 restarted its count 3 times (epoch 4): {Reason.FOUND_LOWER.text}"
+    assert (restart.epoch, restart.reason) == (4, "found_lower")
+
+
 def test_restart_between_two_looks_is_not_missed(watched):
     watched.machine.online(2)
     assert texts(watched.tick()) == [f"cpu2 {RESTARTED}"]

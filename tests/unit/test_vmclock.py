@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guestpv.account.changes import VmChanges
 from guestpv.cli.announcements import Announcements
 from guestpv.cli.waiting import Waiting
 from guestpv.driver import vmclock
@@ -144,14 +145,8 @@ def announced(device, monkeypatch):
     source = Source(kind="device", path="/dev/guestpv", resolution_ns=1, description="")
     with Waiting(keys=False) as waiting, Announcements(waiting, source) as announcements:
         announcements._importing.join()
-        announcements.changes(waiting.wait(0))
-
-        def changes(*events):
-            woken = waiting.wait(0)
-            woken.events[:] = events  # of this machine there are others
-            return [change.kind for change in announcements.changes(woken)]
-
-        yield changes
+        announcements.changes()
+        yield lambda: [change.kind for change in announcements.changes()]
 
 
 def test_watch_announces_it(device, announced):
@@ -162,12 +157,20 @@ def test_watch_announces_it(device, announced):
     assert announced() == ["restored"]
 
 
-def test_one_restore_that_three_tell_of_is_announced_once(device, announced):
-    device.set(seq_count=2, vm_generation_counter=8)
-    assert announced(VmGenerationEvent()) == ["restored"]
-    assert announced(CountEvent("restored")) == []
+@pytest.fixture
+def told():
+    """What is said of the kernel's events."""
+    vm = VmChanges()
+    return lambda *events: [said.kind for said in map(vm.change, events) if said]
 
 
-def test_the_modules_word_is_enough(announced):
-    assert announced(CountEvent("restored")) == ["restored"]
-    assert announced(CountEvent("restart", reason="hotplug")) == []
+def test_one_restore_that_three_tell_of_is_announced_once(device, told):
+    with VmClock.find(device.path) as clock:
+        device.set(seq_count=2, vm_generation_counter=8)
+        assert told(VmGenerationEvent(), *clock.read()) == ["restored"]
+    assert told(CountEvent("restored")) == []
+
+
+def test_the_modules_word_is_enough(told):
+    assert told(CountEvent("restored")) == ["restored"]
+    assert told(CountEvent("restart", reason="hotplug")) == []
