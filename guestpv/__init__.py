@@ -17,7 +17,9 @@ if sysconfig.get_config_var("Py_GIL_DISABLED"):
         " Use the interpreter that is not built free-threaded (python3, not python3t)"
     )
 
+from guestpv.account.changes import Change
 from guestpv.account.delta import DELTA, delta
+from guestpv.account.events import Events, events
 from guestpv.account.totals import TOTALS, Totals
 from guestpv.errors import (
     BusyError,
@@ -44,8 +46,10 @@ __all__ = [
     "TOTALS",
     "Bounds",
     "BusyError",
+    "Change",
     "Counter",
     "Error",
+    "Events",
     "FormatError",
     "MappedReader",
     "ModuleError",
@@ -62,6 +66,7 @@ __all__ = [
     "UnsupportedError",
     "counter",
     "delta",
+    "events",
     "open",
     "span",
 ]

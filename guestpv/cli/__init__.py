@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from guestpv.cli import exitcodes
 from guestpv.cli.check import CheckCommand, check
+from guestpv.cli.events import events
 from guestpv.cli.exporter import exporter
 from guestpv.cli.failure import as_error, tell
 from guestpv.cli.info import info
@@ -50,6 +51,7 @@ app.command()(read)
 app.command()(watch)
 app.command()(validate)
 app.command(cls=CheckCommand)(check)
+app.command()(events)
 app.command()(exporter)
 app.command()(sim)
 

@@ -51,7 +51,7 @@ def examples(language):
 
 
 def test_the_library_in_ten_lines(path):
-    code, _ = examples("python")
+    code, _, _ = examples("python")
     code = code.replace("guestpv.open()", f"guestpv.open({str(path)!r})")
     assert str(path) in code
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -62,9 +62,22 @@ def test_the_library_in_ten_lines(path):
 
 
 def test_the_totals_of_an_agent(path, capsys):
-    _, code = examples("python")
+    _, code, _ = examples("python")
     exec(code.replace("guestpv.open()", f"guestpv.open({str(path)!r})"), {"guestpv": guestpv})
     assert capsys.readouterr().out.splitlines() == ["0 0 0 0", "1 0 0 0"]
+
+
+def test_what_happens_in_three_lines(path):
+    _, _, code = examples("python")
+    arguments = f"guestpv.events({str(path)!r}, interval_s=0.01)"
+    code = "import guestpv\n" + code.replace("guestpv.events()", arguments)
+    command = [sys.executable, "-u", "-c", code.replace("with", "print('begun')\nwith", 1)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        path.unlink()
+        said = process.stdout.readline() or ""
+        process.kill()
+    assert re.search(r"^\d+\.\d+ module_gone None .* is gone$", said)
 
 
 def test_the_c_header_in_ten_lines(path, tmp_path):
@@ -117,6 +130,7 @@ def test_every_command_and_option_it_names_exists():
         "read": ("--cpu", "--source", "--json"),
         "watch": ("--interval", "--count", "--sort", "--cpu", "--source", "--json"),
         "check": ("--max", "--warn", "--for", "--total", "--cpu", "--source"),
+        "events": ("--cpu", "--source", "--interval", "--json"),
         "exporter": ("--source", "--listen", "--web-config", "--textfile", "--interval"),
         "sim": ("--script", "--seed", "--vcpus"),
         "validate": (
