@@ -166,10 +166,12 @@ def test_an_asynchronous_iteration_leaves_the_loop_to_others(machine):
 
 def test_an_asynchronous_wait_can_be_cancelled(machine):
     async def run():
-        with guestpv.events(machine.path) as events, pytest.raises(TimeoutError):
-            await asyncio.wait_for(anext(events), 0.05)
+        with guestpv.events(machine.path) as events:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(events), 0.05)
+            return asyncio.get_running_loop().remove_reader(events.fileno())
 
-    asyncio.run(run())
+    assert asyncio.run(run()) is False, "nobody is left waiting"
 
 
 def test_an_interval_that_can_not_be(machine):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import guestpv
 from guestpv.account.changes import VmChanges
 from guestpv.cli.announcements import Announcements
 from guestpv.cli.waiting import Waiting
@@ -155,6 +156,13 @@ def test_watch_announces_it(device, announced):
     assert announced() == ["moved"]
     device.set(seq_count=4, disruption_marker=5, vm_generation_counter=8)
     assert announced() == ["restored"]
+
+
+def test_events_tell_of_it(device, monkeypatch):
+    monkeypatch.setattr(vmclock, "PATH", device.path)
+    with guestpv.events("procfs", interval_s=1e-9) as events:
+        device.set(seq_count=2, vm_generation_counter=8)
+        assert "restored" in [event.kind for event in events.read()]
 
 
 @pytest.fixture

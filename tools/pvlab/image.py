@@ -46,7 +46,11 @@ SITE_PACKAGES = Path("usr/local/lib/python3.11/dist-packages")
 def requirements() -> list[str]:
     """What the project and its tests in the guest need from elsewhere."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    needed: list[str] = project["dependencies"] + project["optional-dependencies"]["test"]
+    extras = project["optional-dependencies"]
+    own = {f"{project['name']}[{extra}]": extras[extra] for extra in extras}
+    needed: list[str] = list(project["dependencies"])
+    for requirement in extras["test"]:
+        needed += own.get(requirement, [requirement])  # no index has the project itself
     return needed
 
 
