@@ -15,6 +15,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 
 from guestpv.agent.metrics import MonitorCollector
 from guestpv.agent.monitor import Monitor
+from guestpv.agent.notify import notify
 from guestpv.agent.server import MetricsServer
 from guestpv.agent.textfile import Textfile
 from guestpv.agent.webconfig import WatchedWebConfig
@@ -115,7 +116,9 @@ async def _run(
     if textfile:
         jobs.append(exporter.write(textfile, say))
     tasks = [asyncio.create_task(job) for job in jobs]
+    notify("READY=1")
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    notify("STOPPING=1")
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

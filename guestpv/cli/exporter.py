@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from guestpv.agent import service
 from guestpv.cli.options import IntervalOption, SourceOption
 from guestpv.errors import ModuleError
 
+_SERVICE = "As a service"
 DEFAULT_LISTEN = "127.0.0.1:9857"
 
 
@@ -19,7 +21,8 @@ def exporter(
     listen: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT", help=f"Where to serve [default: {DEFAULT_LISTEN}, or nowhere]."
+            metavar="HOST:PORT",
+            help=f"Where to serve; without it {DEFAULT_LISTEN}, or with --textfile nowhere.",
         ),
     ] = None,
     web_config: Annotated[
@@ -31,6 +34,25 @@ def exporter(
         typer.Option(metavar="DIR", help="Write guestpv.prom there, for node_exporter."),
     ] = None,
     interval: IntervalOption = 1.0,
+    install: Annotated[
+        bool,
+        typer.Option(
+            "--install",
+            help="Have systemd run it so, now and after each boot; give a group the device.",
+            rich_help_panel=_SERVICE,
+        ),
+    ] = False,
+    uninstall: Annotated[
+        bool, typer.Option("--uninstall", help="Undo that.", rich_help_panel=_SERVICE)
+    ] = False,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Install into the system in DIR, an image, which does not run.",
+            rich_help_panel=_SERVICE,
+        ),
+    ] = None,
 ) -> None:
     """Give Prometheus the stolen time of each vCPU, until Ctrl-C.
 
@@ -41,6 +63,18 @@ def exporter(
     address = _address(listen or DEFAULT_LISTEN) if listen or not textfile else None
     if web_config and not address:
         raise typer.BadParameter("--web-config is of no use without --listen")
+    if (install and uninstall) or (root and not (install or uninstall)):
+        raise typer.BadParameter("--root belongs to one of --install and --uninstall")
+    if install and textfile:
+        raise typer.BadParameter(
+            "the service has a user of its own, who may not write to node_exporter's directory:"
+            " have Prometheus ask at --listen instead of --textfile"
+        )
+    if install and address and address[1] < 1024:
+        raise typer.BadParameter("the service has no privileges: give --listen a port above 1023")
+    if uninstall:
+        service.uninstall(root, _say)
+        return
     try:
         from guestpv.agent.exporter import run  # its packages are an extra
     except ModuleNotFoundError as error:
@@ -53,7 +87,24 @@ def exporter(
         ) from error
     if address and not web_config and not _is_local(address[0]):
         _say(f"whoever reaches {listen} can read the metrics: --web-config asks for a password")
+    if install:
+        service.install(_arguments(source, listen, web_config, interval), root, _say)
+        return
     run(source, address, web_config, textfile, interval, _say)
+
+
+def _arguments(
+    source: str, listen: str | None, web_config: Path | None, interval: float
+) -> list[str]:
+    """What the service is run with: relative paths would be of another directory."""
+    if source not in ("auto", "device", "procfs"):
+        source = str(Path(source).absolute())
+    given = [f"--source={source}", f"--interval={interval:g}"]
+    if listen:
+        given.append(f"--listen={listen}")
+    if web_config:
+        given.append(f"--web-config={web_config.absolute()}")
+    return given
 
 
 def _say(text: str) -> None:

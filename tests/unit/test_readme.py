@@ -131,7 +131,10 @@ def test_every_command_and_option_it_names_exists():
         "watch": ("--interval", "--count", "--sort", "--cpu", "--source", "--json"),
         "check": ("--max", "--warn", "--for", "--total", "--cpu", "--source"),
         "events": ("--cpu", "--source", "--interval", "--json"),
-        "exporter": ("--source", "--listen", "--web-config", "--textfile", "--interval"),
+        "exporter": (
+            *("--source", "--listen", "--web-config", "--textfile", "--interval"),
+            *("--install", "--uninstall", "--root"),
+        ),
         "sim": ("--script", "--seed", "--vcpus"),
         "validate": (
             *("--quick", "--disruptive", "--list", "--only", "--skip", "--wait"),
