@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from guestpv.agent import service
+from guestpv.agent.rules import write_rules
 from guestpv.cli.options import IntervalOption, SourceOption
 from guestpv.errors import ModuleError
 
@@ -34,6 +35,14 @@ def exporter(
         typer.Option(metavar="DIR", help="Write guestpv.prom there, for node_exporter."),
     ] = None,
     interval: IntervalOption = 1.0,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-rules",
+            metavar="DIR",
+            help="Write alerting rules for Prometheus and a dashboard for Grafana there, and end.",
+        ),
+    ] = None,
     install: Annotated[
         bool,
         typer.Option(
@@ -72,6 +81,9 @@ def exporter(
         )
     if install and address and address[1] < 1024:
         raise typer.BadParameter("the service has no privileges: give --listen a port above 1023")
+    if write:
+        write_rules(write, _say)
+        return
     if uninstall:
         service.uninstall(root, _say)
         return

@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""What Prometheus itself says of the exporter's metrics."""
+"""What Prometheus itself says of the exporter's metrics, its rules and the dashboard."""
 
+import json
+import re
 import subprocess
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
 from guestpv.agent.exporter import Exporter
+from guestpv.agent.metrics import MonitorCollector, _by_cpu
+from guestpv.agent.monitor import Monitor
+from guestpv.agent.rules import FILES, write_rules
+from guestpv.errors import Error
 from guestpv.simulation.machine import SimulatedMachine
 from guestpv.simulation.script import parse
 from pvlab import promtool
@@ -57,3 +68,132 @@ def test_promtool_finds_what_breaks_its_rules(judge):
     code, said = judge("check", "metrics", given="# TYPE stolen_ms counter\nstolen_ms 1\n")
     assert code
     assert "_total" in said
+
+
+# Rules and dashboard
+
+SHIPPED = resources.files("guestpv.agent") / "prometheus"
+TESTS = Path(__file__).with_name("guestpv.rules.test.yml")
+
+
+def rules():
+    groups = yaml.safe_load((SHIPPED / "guestpv.rules.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def queries():
+    """Of the dashboard, by the titles of their panels."""
+    dashboard = json.loads((SHIPPED / "guestpv-dashboard.json").read_text())
+    return [
+        (panel["title"], target["expr"])
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+    ] + [
+        ("a variable", re.fullmatch(r"label_values\((.*), \w+\)", variable["definition"])[1])
+        for variable in dashboard["templating"]["list"]
+        if "definition" in variable
+    ]
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The names of all samples that an exporter of a device can serve."""
+    with SimulatedMachine(tmp_path / "page", 1, seed=1) as machine:
+        monitor = Monitor(str(machine.path), pytest.fail)
+        families = list(MonitorCollector(monitor).collect())
+    account = np.zeros(1, [("steal_ns", np.int64), ("steal_known", np.bool_)])
+    families += _by_cpu(replace(monitor.last, procstat=account))  # as only a device has it
+    suffixes = {"counter": "_total", "info": "_info", "gauge": ""}
+    return {family.name + suffixes[family.type] for family in families}
+
+
+def names_in(query):
+    return set(re.findall(r"[a-z_]*:?guestpv_[a-z_]+(?::\w+)?", query))
+
+
+def test_the_rules_do_what_they_are_for(judge):
+    assert judge("check", "rules", SHIPPED / "guestpv.rules.yml")[0] == 0
+    code, said = judge("test", "rules", TESTS)
+    assert code == 0, said
+
+
+def test_each_rule_is_tested_both_ways():
+    tests = yaml.safe_load(TESTS.read_text())["tests"]
+    heard = {True: set(), False: set()}
+    queried = set()
+    for test in tests:
+        for alert in test.get("alert_rule_test", []):
+            heard["exp_alerts" in alert].add(alert["alertname"])
+        for query in test.get("promql_expr_test", []):
+            queried |= names_in(query["expr"])
+    alerts = {rule["alert"] for rule in rules() if "alert" in rule}
+    assert heard == {True: alerts, False: alerts}
+    assert {rule["record"] for rule in rules() if "record" in rule} <= queried
+
+
+def test_rules_ask_for_what_there_is(served):
+    recorded = set()
+    for rule in rules():
+        assert names_in(rule["expr"]) <= served | recorded, rule
+        recorded.add(rule.get("record"))
+
+
+def test_the_dashboard_asks_for_what_there_is(served, judge, tmp_path):
+    there = served | {rule.get("record") for rule in rules()}
+    checked = []
+    for title, query in queries():
+        assert names_in(query), title
+        assert names_in(query) <= there, title
+        query = query.replace("$host", "a").replace("$instance", "b")
+        assert "$" not in query, title
+        checked.append({"record": f"query{len(checked)}", "expr": query})
+    assert len(checked) > 10
+    # No promtool of Debian 12 parses a query by itself, but it parses those of rules.
+    path = tmp_path / "queries.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": checked}]}))
+    assert judge("check", "rules", "--lint=none", path)[0] == 0
+
+
+def test_all_that_is_recorded_is_shown_or_alerted_on():
+    asked = set().union(*(names_in(query) for _, query in queries()))
+    asked |= set().union(*(names_in(rule["expr"]) for rule in rules()))
+    assert {rule["record"] for rule in rules() if "record" in rule} <= asked
+
+
+def test_no_two_panels_lie_on_each_other():
+    panels = json.loads((SHIPPED / "guestpv-dashboard.json").read_text())["panels"]
+    cells = [
+        (x, y)
+        for at in (panel["gridPos"] for panel in panels)
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert all(x < 24 for x, _ in cells)
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_the_readme_has_all_alerts():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    alerts = {rule["alert"] for rule in rules() if "alert" in rule}
+    assert set(re.findall(r"^\| `(Guestpv\w+)` \|", readme, re.MULTILINE)) == alerts
+
+
+def test_they_are_written_out_and_nothing_is_written_over(tmp_path):
+    said = []
+    for _ in range(2):
+        write_rules(tmp_path, said.append)
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (SHIPPED / name).read_bytes()
+    (tmp_path / FILES[0]).unlink()
+    (tmp_path / FILES[1]).write_text("{}")
+    with pytest.raises(Error, match="move it away"):
+        write_rules(tmp_path, said.append)
+    assert [path.name for path in tmp_path.iterdir()] == [FILES[1]]
+    assert len(said) == 4
+
+
+def test_a_directory_that_is_not_there(tmp_path):
+    with pytest.raises(Error, match="No such file or directory"):
+        write_rules(tmp_path / "nowhere", pytest.fail)

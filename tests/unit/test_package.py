@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from guestpv.agent import rules, service
 from guestpv.page.image import write_image
 
 CHECKOUT = Path(__file__).parents[2]
@@ -59,6 +60,13 @@ def test_it_reads_a_page_image(installed: Path, tmp_path: Path) -> None:
 
 def test_its_command_says_what_it_can_do(installed: Path, tmp_path: Path) -> None:
     assert "validate" in run(installed / "guestpv", "--help", cwd=tmp_path)
+
+
+def test_what_it_writes_out_travels_with_it(installed: Path, tmp_path: Path) -> None:
+    run(installed / "guestpv", "exporter", "--write-rules", tmp_path, cwd=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(rules.FILES)
+    (package,) = installed.parent.glob("lib/python3*/site-packages/guestpv")
+    assert {path.name for path in (package / "agent/system").iterdir()} == set(service.FILES)
 
 
 def test_the_module_travels_with_it(installed: Path) -> None:

@@ -133,7 +133,7 @@ def test_every_command_and_option_it_names_exists():
         "events": ("--cpu", "--source", "--interval", "--json"),
         "exporter": (
             *("--source", "--listen", "--web-config", "--textfile", "--interval"),
-            *("--install", "--uninstall", "--root"),
+            *("--install", "--uninstall", "--root", "--write-rules"),
         ),
         "sim": ("--script", "--seed", "--vcpus"),
         "validate": (
