@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -101,3 +102,35 @@ def test_the_command_does_not_keep_the_module(loaded):
         assert json.loads(process.stdout.readline())["kind"] == "module_gone"
         process.terminate()
         assert process.wait(60) == 0
+
+
+WITHOUT_NETLINK = (
+    *("strace", "-f", "--seccomp-bpf", "-qq", "-o/dev/null"),
+    *("-etrace=socket", "-einject=socket:error=EPERM"),
+)
+
+
+def test_without_netlink_the_devices_poll_tells_of_it_and_keeps_the_module(loaded, last_cpu):
+    cpu = cpu_of(last_cpu)
+    with subprocess.Popen(
+        [*WITHOUT_NETLINK, "guestpv", "events", "--json", "--interval=3600"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+
+        def next_event():
+            event = json.loads(process.stdout.readline())
+            return event["kind"], event["cpu"]
+
+        assert next_event() == ("begin", None)
+        assert next_event() == ("no_events", None)
+        assert subprocess.run(["rmmod", "guestpv"], capture_output=True).returncode != 0
+        last_cpu.write_text("0")
+        assert next_event() == ("offline", cpu)
+        last_cpu.write_text("1")
+        while next_event() != ("online", cpu):
+            pass
+        process.stdout.close()
+        # Nobody reads any more: it sees that by itself, or by what it would have written.
+        assert process.wait(60) in (0, -signal.SIGPIPE)
