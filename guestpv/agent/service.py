@@ -46,7 +46,7 @@ def install(arguments: Sequence[str], root: Path | None, say: Say) -> None:
     _run("systemd-sysusers", *at, str(_paths(root)[2]) if root is None else "guestpv.conf")
     if root is None:
         _run("udevadm", "control", "--reload")
-        _run("udevadm", "trigger", "--settle", "--subsystem-match=misc")
+        _run("udevadm", "trigger", "--settle", "--subsystem-match=misc", "--sysname-match=guestpv")
         _run("systemctl", "daemon-reload")
     _run("systemctl", *at, "--quiet", "enable", UNIT)
     if root is None:

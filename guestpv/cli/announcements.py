@@ -56,4 +56,5 @@ class Announcements:
 
 def _import_announced() -> None:
     with suppress(Exception):  # whoever imports it next gets the same exception
+        import_module("pyroute2.netlink.uevent")
         import_module("guestpv.driver.announced")
