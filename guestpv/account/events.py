@@ -100,8 +100,7 @@ class Events:
 
     def read(self) -> list[Change]:
         """All that happened since the last call, without waiting: for a poll loop of one's own."""
-        if self._stack is not None:
-            self._update()
+        self._update()
         happened = list(self._pending)
         self._pending.clear()
         return happened
@@ -144,14 +143,17 @@ class Events:
 
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
-        loop.add_reader(self.fileno(), ready.set)
+        fd = self.fileno()  # which another task may close meanwhile
+        loop.add_reader(fd, ready.set)
         try:
             with suppress(TimeoutError):
                 await asyncio.wait_for(ready.wait(), self.remaining_s)
         finally:
-            loop.remove_reader(self.fileno())
+            loop.remove_reader(fd)
 
     def _update(self) -> None:
+        if self._stack is None:
+            return
         announced = bool(self._selector.select(0))
         late_s = time.monotonic() - self._next_look_s
         if late_s >= 0:

@@ -174,6 +174,15 @@ def test_an_asynchronous_wait_can_be_cancelled(machine):
     assert asyncio.run(run()) is False, "nobody is left waiting"
 
 
+def test_who_waits_for_what_another_closes_is_at_the_end(machine):
+    async def run():
+        with guestpv.events(machine.path, interval_s=0.2) as events:
+            asyncio.get_running_loop().call_later(0.05, events.close)
+            return [event async for event in events]
+
+    assert asyncio.run(run()) == []
+
+
 def test_an_interval_that_can_not_be(machine):
     for interval_s in 0, -1, float("nan"):
         with pytest.raises(ValueError):
