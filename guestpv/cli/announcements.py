@@ -88,4 +88,4 @@ class Announcements:
 
 def _import_events() -> None:
     with suppress(Exception):  # whoever imports it next gets the same exception
-        import_module("guestpv.driver.vmclock")
+        import_module("pyroute2.netlink.uevent")
