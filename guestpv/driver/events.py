@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from pyroute2.netlink.uevent import MONITOR_GROUP_KERNEL, UeventSocket
-
 from guestpv.cpulist import CpuList
 from guestpv.errors import PermissionDeniedError
 
@@ -100,6 +98,9 @@ class EventSource:
 
     def __init__(self) -> None:
         """Raises PermissionDeniedError where uevents can't be received."""
+        # Slower to import than all else together, and who only needs the events' names has no use.
+        from pyroute2.netlink.uevent import MONITOR_GROUP_KERNEL, UeventSocket
+
         try:
             self._socket = UeventSocket()
             self._socket.bind(groups=MONITOR_GROUP_KERNEL)

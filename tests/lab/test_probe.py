@@ -102,15 +102,16 @@ def validate(lab: Lab, *options: str) -> tuple[int, dict[str, dict[str, str]]]:
 )
 def test_a_fault_of_every_vcpu_is_in_the_report(lab, fault):
     kernel, machine = lab
+    boots = kernel == "stock-6.1" and fault.check.startswith("address")
     with ExitStack() as stack:
+        if boots:  # another machine, which is sooner there than this one without the fault again
+            machine = stack.enter_context(Lab(kernel=kernel))
         for answer in fault.answers:
             stack.enter_context(machine.answering(**answer))
-        if kernel == "stock-6.1" and fault.check.startswith("address"):
+        if boots:
             machine.reboot()
         code, checks = validate(machine)
         loaded = machine.run(["guestpv", "load"]).returncode
-    if kernel == "stock-6.1" and fault.check.startswith("address"):
-        machine.reboot()
     assert loaded in (9, 10)
     check = checks[fault.check]
     print(f"{kernel} {fault.name}: {fault.check} says {check['verdict']}: {check['text']}")

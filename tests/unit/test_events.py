@@ -2,6 +2,8 @@
 """Uevents: what the kernel sends becomes events, and all else is left alone."""
 
 import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,10 @@ def test_burst_that_is_too_large_is_said_and_loses_nothing_else(cpu0):
         assert last == OverrunEvent()
         cpu0.write_text("offline")
         assert source.read() == [CpuEvent(0, False)]
+
+
+def test_who_listens_to_no_uevents_does_not_import_pyroute2():
+    """It takes as long as all that validate needs."""
+    program = "import sys, guestpv.validate, guestpv.cli.watch; print('pyroute2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
