@@ -46,8 +46,10 @@ SITE_PACKAGES = Path("usr/local/lib/python3.11/dist-packages")
 def requirements() -> list[str]:
     """What the project and its tests in the guest need from elsewhere."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    needed: list[str] = project["dependencies"] + project["optional-dependencies"]["test"]
-    return needed
+    extras = project["optional-dependencies"]
+    needed: list[str] = project["dependencies"] + extras["exporter"] + extras["test"]
+    # The extra for tests names the project with another, and the project comes by other ways.
+    return [each for each in needed if not each.startswith(f"{project['name']}[")]
 
 
 def root_image() -> Path:
