@@ -135,12 +135,16 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_what_it_can_not_do_is_refused(loaded, case):
-    config, how, error = BAD[case]
-    with pytest.raises(OSError) as raised:
-        perf_event_open(config, **how)
-    assert raised.value.errno == error
+def test_what_it_can_not_do_is_refused(loaded):
+    def refusal(config, how):
+        try:
+            os.close(perf_event_open(config, **how))
+        except OSError as error:
+            return error.errno
+        return None
+
+    refused = {case: refusal(config, how) for case, (config, how, _) in BAD.items()}
+    assert refused == {case: error for case, (_, _, error) in BAD.items()}
 
 
 def test_a_thread_gets_what_its_cpu_lost_meanwhile(loaded, pinned):
@@ -268,25 +272,25 @@ def nobody(run):
 
 
 ALLOWED = {
-    "own, of all modes": (lambda: {}, 1),
-    "own, of user mode": (lambda: {"bits": EXCLUDE_KERNEL | EXCLUDE_HV}, 2),
-    "a CPU's": (lambda: {"pid": -1, "cpu": 0, "bits": EXCLUDE_KERNEL}, 0),
+    "own, of all modes": ({}, 1),
+    "own, of user mode": ({"bits": EXCLUDE_KERNEL | EXCLUDE_HV}, 2),
+    "a CPU's": ({"pid": -1, "cpu": 0, "bits": EXCLUDE_KERNEL}, 0),
 }
 
 
-@pytest.mark.parametrize("case", ALLOWED)
-def test_who_may_open_what_is_what_the_kernel_says_of_all_events(loaded, paranoid, case):
-    how, limit = ALLOWED[case]
-
-    def try_it():
-        os.close(perf_event_open(STOLEN, **how()))
-        return "allowed"
+def test_who_may_open_what_is_what_the_kernel_says_of_all_events(loaded, paranoid):
+    def allowed(how):
+        return nobody(lambda: os.close(perf_event_open(STOLEN, **how)) or "allowed")
 
     for level in -1, 0, 1, 2:
         paranoid(level)
-        assert nobody(try_it) == ("allowed" if level <= limit else "EACCES"), level
+        said = {case: allowed(how) for case, (how, _) in ALLOWED.items()}
+        assert said == {
+            case: "allowed" if level <= limit else "EACCES" for case, (_, limit) in ALLOWED.items()
+        }
     paranoid(2)
-    os.close(perf_event_open(STOLEN, **how()))  # as root
+    for how, _ in ALLOWED.values():
+        os.close(perf_event_open(STOLEN, **how))  # as root
 
 
 def test_nobody_may_count_what_is_stolen_from_root(loaded, paranoid):
@@ -295,7 +299,7 @@ def test_nobody_may_count_what_is_stolen_from_root(loaded, paranoid):
         assert nobody(lambda pid=pid: perf_event_open(STOLEN, pid=pid)) == "EACCES"
 
 
-STORM = "while :; do echo 0 >{switch}; echo 1 >{switch}; done"
+STORM = "while :; do echo 0 >{switch}; sleep 0.1; echo 1 >{switch}; sleep 0.1; done"
 
 
 @contextmanager
@@ -336,20 +340,25 @@ def test_an_event_neither_falls_nor_leaps_under_hotplug(loaded, last_cpu):
 
 
 def test_the_event_of_a_cpu_that_went_keeps_its_count(loaded, last_cpu):
+    """It ends on the way down, before the CPU does, which may lose some more until it is gone."""
     cpu = int(last_cpu.parent.name.removeprefix("cpu"))
-    with event(pid=-1, cpu=cpu) as fd, event(UNKNOWN, pid=-1, cpu=cpu) as unknown:
-        with guestpv.open() as reader:
-            before = reader.stolen_ns(cpu)
+    with guestpv.open() as reader:
+        counts = [reader.stolen_ns(cpu)]
+        with event(pid=-1, cpu=cpu) as fd, event(UNKNOWN, pid=-1, cpu=cpu) as unknown:
+            counts.append(reader.stolen_ns(cpu))
             busy = ["timeout", "1", "taskset", "-c", str(cpu), "sh", "-c", "while :; do :; done"]
             subprocess.run(busy)
+            counts.append(reader.stolen_ns(cpu))
             last_cpu.write_text("0")
-            lost = reader.stolen_ns(cpu) - before
-        gone = read(fd)
-        print(f"cpu{cpu} lost {lost} ns until it went, its event says {gone}")
-        assert abs(gone - lost) <= 0.01 * lost + 5_000_000
-        assert read(unknown) < 500_000_000  # on its way down, with nothing more to be counted
-        last_cpu.write_text("1")
-        assert read(fd) == gone
+            counts.append(reader.stolen_ns(cpu))
+            least, most = counts[2] - counts[1], counts[3] - counts[0]
+            gone = read(fd)
+            print(f"cpu{cpu} lost {least} to {most} ns until it went, its event says {gone}")
+            assert least > 100_000_000
+            assert least <= gone <= most
+            assert read(unknown) < 500_000_000  # on its way down, with nothing more to be counted
+            last_cpu.write_text("1")
+            assert read(fd) == gone
 
 
 def test_a_thousand_events_under_hotplug_leave_nothing_behind(loaded, last_cpu):
@@ -361,7 +370,7 @@ def test_a_thousand_events_under_hotplug_leave_nothing_behind(loaded, last_cpu):
             how = of_cpu if number % 3 == 0 else {"bits": INHERIT if number % 3 == 1 else 0}
             try:
                 with event(number % 2, **how) as fd:
-                    if number % 10 == 1:
+                    if number % 50 == 1:
                         subprocess.run(["true"])
                     os.read(fd, 24)
             except OSError as error:
