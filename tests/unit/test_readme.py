@@ -71,7 +71,12 @@ def test_what_happens_in_three_lines(path):
     _, _, code = examples("python")
     arguments = f"guestpv.events({str(path)!r}, interval_s=0.01)"
     code = "import guestpv\n" + code.replace("guestpv.events()", arguments)
-    command = [sys.executable, "-u", "-c", code.replace("with", "print('begun')\nwith", 1)]
+    command = [
+        sys.executable,
+        "-u",
+        "-c",
+        code.replace("    for", "    print('begun')\n    for", 1),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "begun\n"
         path.unlink()
