@@ -21,7 +21,7 @@ WATCHING = "[ $(ls /proc/$pid/task | wc -l) -gt 3 ]"
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab(kernel="stock-6.1", vcpus=3, load=True, steal=50) as lab:
+    with Lab(kernel="stock-6.1", vcpus=3, load=True) as lab:
         yield lab
 
 
@@ -55,10 +55,8 @@ def test_a_real_time_task_costs_its_cpu_only(lab: Lab) -> None:
     """Nor does the thread that it does not let run keep the process from its end."""
     unlimited = "echo -1 >/proc/sys/kernel/sched_rt_runtime_us"
     lab.run(["sh", "-c", unlimited]).check_returncode()
-    lab.steal(0)  # or what is left is too little for all else
     with running(lab, f"taskset -c 2 chrt -f 50 sh -c '{LOOP}'"):
         code, report = validated(lab, "{validate} --quick --require all-cpus --only counter,gaps")
-    lab.steal(50)
     assert code == UNMET
     assert [group["cpus"] for group in report["unjudged"]] == [[2]]
     assert report["failed"] == 0
@@ -84,6 +82,7 @@ def test_a_cpu_that_goes_offline_meanwhile_costs_its_verdict_only(lab: Lab) -> N
 
 def test_tasks_that_leave_it_hardly_any_time_do_not_make_it_blame_the_host(lab: Lab) -> None:
     """At nice -20 they have 88 times its weight: all but nothing is left of what is watched."""
+    lab.steal(50)
     code, report = validated(
         lab,
         "{validate} --seconds 8 --only counter,gaps >/tmp/report & pid=$!; until "
@@ -91,13 +90,13 @@ def test_tasks_that_leave_it_hardly_any_time_do_not_make_it_blame_the_host(lab: 
         f" taskset -c $cpu nice -n -20 timeout 10 sh -c '{LOOP}' & done; wait $pid; code=$?;"
         " cat /tmp/report; exit $code",
     )
+    lab.steal(0)
     assert code in (0, NOT_JUDGED)
     assert (report["failed"], report["errors"]) == (0, 0)
 
 
 def test_time_that_is_taken_from_one_vcpu_only_is_told_of_that_one(lab: Lab) -> None:
     """The lie of the others' counts, if they told one, could not have been seen."""
-    lab.steal(0)
     loop = f"taskset -c 0 sh -c '{LOOP}' </dev/null >/dev/null 2>&1 & echo $!"
     pid = lab.host.run(["sh", "-c", loop]).stdout.strip()
     try:
@@ -106,7 +105,6 @@ def test_time_that_is_taken_from_one_vcpu_only_is_told_of_that_one(lab: Lab) -> 
         code, report = validated(lab, f"{{validate}} {options}")
     finally:
         lab.host.run(["kill", pid])
-        lab.steal(50)
     first, second = report["contention"]
     assert first["contended"]
     assert second["counted_ns"] < first["counted_ns"] / 2  # whatever this machine loses

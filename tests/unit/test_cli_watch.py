@@ -64,8 +64,11 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             time.sleep(0.1)  # until the parent has given the terminal its size
-            # The readline library that pytest loads puts LINES and COLUMNS behind os.environ.
+            # The readline library that pytest loads puts LINES and COLUMNS behind os.environ, and
+            # the workers of pytest-xdist have them in it.
             environment = os.environ | {"TERM": "xterm-256color"}
+            for size in "LINES", "COLUMNS":
+                environment.pop(size, None)
             os.execve(sys.executable, [sys.executable, "-m", *command], environment)
         self.modes = termios.tcgetattr(self.fd)
         self.output = b""
