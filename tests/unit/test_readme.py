@@ -51,7 +51,7 @@ def examples(language):
 
 
 def test_the_library_in_ten_lines(path):
-    code, _, _ = examples("python")
+    _, code, _, _ = examples("python")
     code = code.replace("guestpv.open()", f"guestpv.open({str(path)!r})")
     assert str(path) in code
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -62,13 +62,13 @@ def test_the_library_in_ten_lines(path):
 
 
 def test_the_totals_of_an_agent(path, capsys):
-    _, code, _ = examples("python")
+    _, _, code, _ = examples("python")
     exec(code.replace("guestpv.open()", f"guestpv.open({str(path)!r})"), {"guestpv": guestpv})
     assert capsys.readouterr().out.splitlines() == ["0 0 0 0", "1 0 0 0"]
 
 
 def test_what_happens_in_three_lines(path):
-    _, _, code = examples("python")
+    _, _, _, code = examples("python")
     arguments = f"guestpv.events({str(path)!r}, interval_s=0.01)"
     code = "import guestpv\n" + code.replace("guestpv.events()", arguments)
     command = [
