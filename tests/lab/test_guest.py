@@ -6,7 +6,7 @@ import threading
 
 from pvlab import Lab, progress
 
-CONTENDED = ("unharmed", "storm", "restart", "pmu")
+CONTENDED = ("unharmed", "storm", "restart", "pmu", "run")
 """What is run while the host takes time away."""
 
 SUITE = "timeout 600 python3 -m pytest -v -rs --color=no --durations=3"
@@ -41,9 +41,7 @@ def run_aloud(lab, command, timeout=660):
 
 def test_guest_suite(machine):
     with Lab(vcpus=2, **machine) as lab:
-        contended = [
-            f"tests/guest/test_{name}.py" for name in ("unharmed", "storm", "restart", "pmu")
-        ]
+        contended = [f"tests/guest/test_{name}.py" for name in CONTENDED]
         others = " ".join(f"--ignore {file}" for file in contended)
         for steal, choice in (0, f"tests/guest {others}"), (40, " ".join(contended)):
             lab.steal(steal)
