@@ -114,3 +114,15 @@ class ConfigError(Error):
     """A web configuration, or a certificate that it names, can't be used."""
 
     exit_code = 2
+
+
+class CommandError(Error):
+    """A command is there, but can't be executed; the code is a shell's."""
+
+    exit_code = 126
+
+
+class NoCommandError(Error):
+    """There is no such command; the code is a shell's."""
+
+    exit_code = 127

@@ -17,6 +17,8 @@ from guestpv.cli.failure import as_error, tell
 from guestpv.cli.info import info
 from guestpv.cli.load import load, unload
 from guestpv.cli.read import read
+from guestpv.cli.run import SETTINGS as RUN_SETTINGS
+from guestpv.cli.run import run
 from guestpv.cli.sim import sim
 from guestpv.cli.validate import validate
 from guestpv.cli.watch import watch
@@ -34,7 +36,9 @@ class _Group(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
         codes = "".join(f" {code:>3}  {meaning}\n" for code, meaning in exitcodes.MEANINGS.items())
-        formatter.write(f" Exit codes, the same for every command but check:\n\n{codes}\n{_ERRORS}")
+        formatter.write(
+            f" Exit codes, the same for every command but check and run:\n\n{codes}\n{_ERRORS}"
+        )
 
 
 app = typer.Typer(
@@ -52,6 +56,7 @@ app.command()(watch)
 app.command()(validate)
 app.command(cls=CheckCommand)(check)
 app.command()(events)
+app.command(context_settings=RUN_SETTINGS)(run)
 app.command()(exporter)
 app.command()(sim)
 

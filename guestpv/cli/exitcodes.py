@@ -7,6 +7,8 @@ FAILED_ELSEWHERE = 12
 UNMET = 13
 NOT_JUDGED = 14
 ERROR = 15
+SLOWED = 16
+"""run: the command itself succeeded."""
 INTERRUPTED = 130
 
 MEANINGS = {
@@ -26,6 +28,9 @@ MEANINGS = {
     UNMET: "validate: what --require asks for was not so",
     NOT_JUDGED: "validate: nothing was judged",
     ERROR: "validate: something went wrong while a check was made",
+    SLOWED: "run: the host slowed the command by more than --fail-above, or may have",
+    126: "run: the command can't be executed",
+    127: "run: there is no such command",
     INTERRUPTED: "validate was interrupted, after what it had changed was undone",
 }
-"""Those up to 10 are the errors' own: `guestpv.Error.exit_code`."""
+"""Those up to 10, 126 and 127 are the errors' own: `guestpv.Error.exit_code`."""

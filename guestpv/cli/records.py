@@ -37,6 +37,16 @@ guestpv.check/1, one object, also where something went wrong (then with status a
     share, total    percent of the time online_ns (null where some is not known), and the bounds
                     low_percent and high_percent; cpus: the same of each cpu
 
+guestpv.run/1, one object; each time is a pair, at least and at most, which are the same where it is
+known exactly, and null where nothing is known of it:
+    command         with its arguments
+    runs            of each: status (the exit code, or -N if signal N ended it); wall_ns; cpu_ns, on
+                    vCPUs; stolen_ns; ran_ns, cpu_ns without it; waited_ns, of its first thread, for
+                    a vCPU on which this guest ran something else; idle_ns, the wall time on a host
+                    that takes nothing; slower_percent, than there
+    median          of each of these; spread: of wall_ns and idle_ns, from the least to the greatest
+    unknown         why nothing is known of what was stolen, or null
+
 guestpv.sim/1, one object when it begins: path, instance, vcpus, seed; and then
 guestpv.sim-event/1, one for each event of the script when it has happened: at_s (seconds of the
 simulation), what, and what else the script says of it: cpus, percent, seconds, ...

@@ -69,11 +69,15 @@ class PerfCounter(Counter):
             raise _explain(error, pid) from error
 
     def read(self) -> Bounds:
+        return self.read_with_cpu()[1]
+
+    def read_with_cpu(self) -> tuple[int, Bounds]:
+        """Also for how long they were on a CPU up to now (ns), with all that was stolen."""
         if not self._fds:
             raise ValueError("read of a closed counter")
         _, enabled, running, stolen, unknown = _GROUP.unpack(os.read(self._fds[0], _GROUP.size))
         # Events of software are never refused a CPU; should one be, that is unknown, too.
-        return Bounds(stolen, stolen + unknown + enabled - running)
+        return enabled, Bounds(stolen, stolen + unknown + enabled - running)
 
     def close(self) -> None:
         while self._fds:
@@ -124,7 +128,7 @@ def counter(pid: int = 0, *, tree: bool = False) -> Counter:
 
 
 def counter_on_exec(pid: int) -> Counter:
-    """As `counter` of a tree, but from the next execve(2) of `pid` on."""
+    """As `counter` of a tree, but of each of its processes from its next execve(2) on."""
     return _counter(pid, tree=True, on_exec=True)
 
 

@@ -6,7 +6,7 @@ import threading
 
 from pvlab import Lab, progress
 
-CONTENDED = ("unharmed", "storm", "restart", "pmu", "happening")
+CONTENDED = ("unharmed", "storm", "restart", "pmu", "run", "happening")
 """What is run while the host takes time away."""
 
 SUITE = "timeout 600 python3 -m pytest -v -rs --color=no --durations=3"

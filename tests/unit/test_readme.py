@@ -135,6 +135,7 @@ def test_every_command_and_option_it_names_exists():
         "read": ("--cpu", "--source", "--json"),
         "watch": ("--interval", "--count", "--sort", "--cpu", "--source", "--json"),
         "check": ("--max", "--warn", "--for", "--total", "--cpu", "--source"),
+        "run": ("--repeat", "--fail-above", "--output", "--json"),
         "events": ("--cpu", "--source", "--interval", "--json"),
         "exporter": (
             *("--source", "--listen", "--web-config", "--textfile", "--interval"),

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: MIT
+"""guestpv run: what a command's time was spent on, and what of it the hypervisor took."""
+
+import os
+import resource
+import shlex
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from guestpv.cli.exitcodes import SLOWED
+from guestpv.cli.options import JsonOption, number
+from guestpv.cli.records import dumps
+from guestpv.errors import MEANWHILE, Error
+from guestpv.latency.bounds import Bounds
+from guestpv.latency.command import CommandTimes, why_unknown
+from guestpv.latency.command import run as run_command
+
+SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+"""What follows the command's name is the command's."""
+
+
+def run(
+    command: Annotated[
+        list[str], typer.Argument(help="The command and its arguments, after '--'.")
+    ],
+    repeat: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Run it N times; say medians and ranges.")
+    ] = 1,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PERCENT",
+            parser=number("percent", 0, 1e6),
+            help=f"Exit with {SLOWED} unless the host certainly slowed it by no more.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Report to a file, not stderr.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a command, and say what the hypervisor took from it and from all that it starts.
+
+    The report goes to stderr. The exit code is the command's own; if a signal ends it, the same
+    ends guestpv; 127 says that there is no such command, 126 that it can't be executed. Signals
+    are passed on to it. With --repeat it ends with the first run that fails.
+
+    'slower' is how much longer it took than on a host that takes nothing, if it did not wait for
+    a timer anyway. It is exact for what one thread does. Of several at once it is known to lie
+    between two figures: what they lost at the same time held the whole up only once, or not at all.
+
+    The module's perf events count what is stolen, for users too (kernel.perf_event_paranoid up to
+    2), for their own commands. Without them root has the counts of all vCPUs, as an upper bound.
+    'waited' is of the command's first thread alone.
+    """
+    unknown = why_unknown()
+    if unknown and fail_above is not None:
+        raise unknown
+    with ExitStack() as stack:
+        file: TextIO = stack.enter_context(output.open("w")) if output else sys.stderr
+        runs: list[CommandTimes] = []
+        while len(runs) < repeat and not any(one.status for one in runs):
+            runs.append(run_command(command, counted=not unknown))
+        if as_json:
+            print(dumps("guestpv.run/1", _record(command, runs, unknown)), file=file, flush=True)
+        else:
+            print(*_lines(command, runs, unknown), sep="\n", file=file, flush=True)
+    _end_like(runs[-1].status)
+    slower = _medians(runs)["slower"]
+    if fail_above is not None and slower is not None and slower[1] > fail_above:
+        raise typer.Exit(SLOWED)
+
+
+def _end_like(status: int) -> None:
+    if status > 0:
+        raise typer.Exit(status)
+    if status < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the command has left its core
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+        raise typer.Exit(128 - status)  # a signal that ended it, and does not end this
+
+
+Range = tuple[float, float]
+"""At least, and at most."""
+
+_FIGURES = ("wall", "cpu", "stolen", "ran", "waited", "idle", "slower")
+
+
+def _figure(times: CommandTimes, name: str) -> Range | None:
+    """As a range: seconds, or percent."""
+    if name == "slower":
+        return times.slower_percent
+    value: Bounds | int | None = getattr(
+        times, name if name in ("stolen", "ran", "idle") else f"{name}_ns"
+    )
+    if value is None:
+        return None
+    if isinstance(value, int):
+        value = Bounds(value, value)
+    return value.least_ns / 1e9, value.most_ns / 1e9
+
+
+def _ranges(runs: list[CommandTimes], name: str) -> list[Range] | None:
+    """Of each run, or None if it is unknown of one."""
+    ranges = [_figure(one, name) for one in runs]
+    known = [one for one in ranges if one is not None]
+    return known if len(known) == len(ranges) else None
+
+
+def _medians(runs: list[CommandTimes]) -> dict[str, Range | None]:
+    """A median of what lies within bounds lies between the medians of the bounds."""
+    return {
+        name: (median(low for low, _ in ranges), median(high for _, high in ranges))
+        if (ranges := _ranges(runs, name))
+        else None
+        for name in _FIGURES
+    }
+
+
+def _spread(ranges: list[Range]) -> Range:
+    """From the least to the greatest of values that lie within bounds."""
+    lows, highs = [low for low, _ in ranges], [high for _, high in ranges]
+    return max(max(lows) - min(highs), 0.0), max(highs) - min(lows)
+
+
+def _text(value: Range, digits: int = 3) -> str:
+    low, high = (f"{one:.{digits}f}" for one in value)
+    return low if low == high else f"{low} to {high}"
+
+
+def _lines(command: list[str], runs: list[CommandTimes], unknown: Error | None) -> list[str]:
+    medians = _medians(runs)
+    times = f", {len(runs)} runs, medians" if len(runs) > 1 else ""
+    lines = ["", f"guestpv run: {shlex.join(command)}{times}", ""]
+    explained = {
+        "wall": "",
+        "cpu": "on vCPUs, stolen time included" if not unknown else "as the kernel counts it",
+        "stolen": _share(medians["stolen"], medians["cpu"]),
+        "ran": "on vCPUs, without it",
+        "waited": "its first thread, while this guest ran something else",
+        "idle": "wall, on a host that takes nothing",
+    }
+    for name, explanation in explained.items():
+        value = medians[name]
+        said = "not known" if value is None else f"{_text(value)} s"
+        lines.append(f"  {name:<7} {said:>16}  {explanation}".rstrip())
+    if slower := medians["slower"]:
+        lines.append(f"  {'slower':<7} {_text(slower, 1) + ' %':>16}  than on such a host")
+    wall, idle = _ranges(runs, "wall"), _ranges(runs, "idle")
+    if len(runs) > 1 and wall:
+        lines += ["", f"  From run to run, wall varied by {_text(_spread(wall))} s"]
+        if idle:
+            lines[-1] += f"; without what was stolen, by {_text(_spread(idle))} s"
+        lines[-1] += "."
+    if unknown:
+        lines += ["", f"  What was stolen is not known: {_why(unknown)}"]
+    return lines
+
+
+def _share(stolen: Range | None, cpu: Range | None) -> str:
+    if not stolen or not cpu or not cpu[1]:
+        return "taken from it by the hypervisor"
+    percent = 100 * stolen[0] / cpu[1], 100 * stolen[1] / cpu[1]
+    return f"taken from it by the hypervisor, {_text(percent, 1)} % of that"
+
+
+def _why(unknown: Error) -> str:
+    return str(unknown).replace(f" {MEANWHILE}", "")  # which is no source for this
+
+
+def _record(command: list[str], runs: list[CommandTimes], unknown: Error | None) -> dict[str, Any]:
+    return {
+        "command": command,
+        "runs": [{"status": one.status, **_run_record(one)} for one in runs],
+        "median": {
+            _key(name): None if value is None else _in_units(name, value)
+            for name, value in _medians(runs).items()
+        },
+        "spread": {
+            _key(name): _in_units(name, _spread(ranges))
+            if (ranges := _ranges(runs, name))
+            else None
+            for name in ("wall", "idle")
+        },
+        "unknown": _why(unknown) if unknown else None,
+    }
+
+
+def _run_record(times: CommandTimes) -> dict[str, Any]:
+    return {
+        _key(name): None if (value := _figure(times, name)) is None else _in_units(name, value)
+        for name in _FIGURES
+    }
+
+
+def _key(name: str) -> str:
+    return f"{name}_percent" if name == "slower" else f"{name}_ns"
+
+
+def _in_units(name: str, value: Range) -> list[float] | list[int]:
+    return list(value) if name == "slower" else [round(one * 1e9) for one in value]

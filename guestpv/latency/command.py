@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""Where the time of a command went, with all that it starts."""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from guestpv.errors import (
+    CommandError,
+    Error,
+    NoCommandError,
+    NoSourceError,
+    PermissionDeniedError,
+    StructureError,
+)
+from guestpv.latency import cputime
+from guestpv.latency.bounds import Bounds
+from guestpv.latency.counter import Counter, PerfCounter, counter_on_exec
+
+PASSED_ON = frozenset(
+    {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+)
+_OF_TERMINALS = (signal.SIGINT, signal.SIGQUIT)
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandTimes:
+    """Where a command's time went: nanoseconds, plain ints, of all that it started unless said."""
+
+    status: int
+    """Its exit code, or -N if signal N ended it."""
+    wall_ns: int
+    cpu_ns: int
+    """What it was on vCPUs. By perf events with all that was stolen, and with those that it left
+    behind; without them as the kernel has it, of those that were waited for."""
+    stolen: Bounds | None
+    """What the hypervisor took while it was on a vCPU; None if nothing is known of that."""
+    ran: Bounds | None
+    """The CPU time without what was stolen."""
+    waited_ns: int | None
+    """What its first thread waited for a vCPU on which something else of the guest ran; None if
+    the kernel does not count it (CONFIG_SCHED_INFO)."""
+    idle: Bounds | None
+    """The wall time on a host that takes nothing: `lost` says how it is known."""
+
+    @property
+    def slower_percent(self) -> tuple[float, float] | None:
+        """By how much longer it took than on an idle host: at least, and at most."""
+        if self.idle is None:
+            return None
+        least, most = self.idle.most_ns, self.idle.least_ns
+        return _percent_more(self.wall_ns, least), _percent_more(self.wall_ns, most)
+
+
+def _percent_more(what: int, than: int) -> float:
+    return 100 * (what - than) / than if than else float("inf") if what else 0.0
+
+
+def lost(stolen: Bounds, first_ns: int | None, cpu_ns: int, wall_ns: int, vcpus: int) -> Bounds:
+    """By how much the wall time is longer for what was stolen, but for waiting for timers.
+
+    What is stolen from one thread adds up. What is stolen from several at the same time holds the
+    whole up only once, or not at all if another takes longer anyway. So the bounds are as far apart
+    as what all but the first thread, which was on a vCPU for *first_ns*, had of *cpu_ns*. On a
+    single vCPU all is one after the other.
+    """
+    if vcpus == 1:
+        least = stolen.least_ns
+    else:
+        least = max(stolen.least_ns - max(cpu_ns - (first_ns or 0), 0), 0)
+    return Bounds(least, stolen.most_ns).within(wall_ns)
+
+
+def open_counter() -> Counter:
+    """Of whatever this thread will have executed. Raises as `guestpv.counter` does."""
+    return counter_on_exec(0)
+
+
+def why_unknown() -> Error | None:
+    """Why what is stolen from a command can't be known here, and what to do; None if it can."""
+    try:
+        open_counter().close()
+    except (NoSourceError, PermissionDeniedError, StructureError) as error:
+        return error
+    return None
+
+
+def run(argv: list[str], counted: bool = True) -> CommandTimes:
+    """Run a command to its end, and measure it; signals that are sent to this process reach it.
+
+    Args:
+        argv: its name, to be found in PATH, and arguments.
+        counted: whether what is stolen is to be counted; if not, it is unknown.
+
+    Raises:
+        NoCommandError, CommandError: it could not be executed.
+        Error: as `guestpv.counter` does, if it is to be counted and can't be.
+    """
+    if not counted:
+        return _run(argv, None)
+    with open_counter() as counter:
+        return _run(argv, counter)
+
+
+def _run(argv: list[str], counter: Counter | None) -> CommandTimes:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was ignored, nobody could be waited for
+    with _received() as received:
+        begin_ns = time.monotonic_ns()
+        pid = _spawn(argv)
+        _pass_on_until_ended(pid, received)
+        wall_ns = time.monotonic_ns() - begin_ns
+    first_ns, waited_ns = _schedstat(pid)
+    _, status, usage = os.wait4(pid, 0)
+    status = os.waitstatus_to_exitcode(status)
+    vcpus = os.sysconf("SC_NPROCESSORS_ONLN")
+
+    cpu_ns = round((usage.ru_utime + usage.ru_stime) * 1e9)
+    if counter is None:
+        return CommandTimes(status, wall_ns, cpu_ns, None, None, waited_ns, None)
+    if isinstance(counter, PerfCounter):
+        cpu_ns, stolen = counter.read_with_cpu()
+        stolen = stolen.within(cpu_ns)
+        ran = stolen.taken_from(cpu_ns)
+    else:
+        contained = cputime.contains_stolen()
+        stolen = counter.read().within(cpu_ns if contained else vcpus * wall_ns)
+        ran = Bounds(
+            cpu_ns if contained is False else stolen.taken_from(cpu_ns).least_ns,
+            stolen.taken_from(cpu_ns).most_ns if contained else cpu_ns,
+        )
+    idle = lost(stolen, first_ns, cpu_ns, wall_ns, vcpus).taken_from(wall_ns)
+    return CommandTimes(status, wall_ns, cpu_ns, stolen, ran, waited_ns, idle)
+
+
+@contextmanager
+def _received() -> Iterator[int]:
+    """A descriptor from which the numbers of signals come that are to be passed on.
+
+    By handlers, since blocking them is of no use: NumPy's threads have them unblocked.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    old_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    # What this was told to ignore, as by nohup, the command is to ignore, too.
+    old = {one: signal.getsignal(one) for one in PASSED_ON}
+    caught = [one for one, handler in old.items() if handler != signal.SIG_IGN]
+    try:
+        for one in caught:
+            signal.signal(one, lambda *_: None)
+        yield reading
+    finally:
+        for one in caught:
+            signal.signal(one, old[one])
+        signal.set_wakeup_fd(old_fd)
+        os.close(reading)
+        os.close(writing)
+
+
+def _spawn(argv: list[str]) -> int:
+    try:
+        return os.posix_spawnp(argv[0], argv, os.environ, setsigdef=_IGNORED_BY_PYTHON)
+    except FileNotFoundError:
+        raise NoCommandError(
+            f"{argv[0]}: no such command", "It is no file, or in no directory of PATH"
+        ) from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise CommandError(f"{argv[0]}: can't be executed", why) from None
+
+
+def _pass_on_until_ended(pid: int, received: int) -> None:
+    ended = os.pidfd_open(pid)
+    try:
+        while ended not in (ready := select.select([received, ended], [], [])[0]):
+            for number in os.read(received, 1024) if ready else b"":
+                if number not in _OF_TERMINALS or not _in_foreground():
+                    os.kill(pid, number)
+    finally:
+        os.close(ended)
+
+
+def _in_foreground() -> bool:
+    """Whether what a terminal sends reaches the command without help."""
+    try:
+        with open("/dev/tty", "rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def _schedstat(pid: int) -> tuple[int | None, int | None]:
+    """What the first thread was on vCPUs, and what it waited for one; also of one that ended."""
+    try:
+        ran, waited, *_ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    except (OSError, ValueError):
+        return None, None
+    return int(ran), int(waited)

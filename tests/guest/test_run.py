@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""guestpv run: of a command, and of a tree, against the vCPUs' counts; as root and as nobody."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import guestpv
+
+SPIN = "import time; end = time.monotonic() + {}\nwhile time.monotonic() < end: pass"
+
+
+@pytest.fixture
+def measured(loaded, tmp_path):
+    """Run a command by guestpv run; what it says of it, and what all vCPUs lost meanwhile."""
+    tmp_path.chmod(0o777)
+    report = tmp_path / "report"
+
+    def measure(*command, options=(), code=0, **how):
+        argv = ["guestpv", "run", "--json", "--output", str(report), *options, "--", *command]
+        with guestpv.open() as reader:
+            before = int(reader.snapshot()["stolen_ns"].sum())
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=60, **how)
+            lost = int(reader.snapshot()["stolen_ns"].sum()) - before
+        assert done.returncode == code, done.stderr
+        return json.loads(report.read_text()), lost
+
+    return measure
+
+
+def test_of_one_thread_all_is_exact(measured):
+    """What it would have taken without the host is what it had to do: CPU time that is its own."""
+    said, lost = measured(sys.executable, "-c", SPIN.format(2))
+    (run,) = said["runs"]
+    print(run, lost)
+    stolen, most = run["stolen_ns"]
+    assert stolen == most
+    assert 0.5 * lost <= stolen <= lost  # guestpv itself is among what loses, too
+    assert stolen > 300_000_000  # the lab contends for it
+    assert run["cpu_ns"][0] <= run["wall_ns"][0]
+    assert run["idle_ns"][1] - run["idle_ns"][0] < 0.02 * run["wall_ns"][0]
+    assert run["idle_ns"][0] == run["wall_ns"][0] - stolen
+
+
+def test_of_a_tree_all_is_counted_and_the_rest_lies_between(measured):
+    spin = f"{sys.executable} -c '{SPIN.format(2)}'"
+    said, lost = measured("sh", "-c", f"{spin} & {spin} & wait")
+    (run,) = said["runs"]
+    print(run, lost)
+    stolen, most = run["stolen_ns"]
+    assert stolen == most
+    assert 0.5 * lost <= stolen <= lost
+    assert run["ran_ns"] == [run["cpu_ns"][0] - stolen] * 2
+    assert run["idle_ns"][1] - run["idle_ns"][0] > 0.2 * run["wall_ns"][0]
+
+
+def test_who_sleeps_is_not_slowed(measured):
+    said, _ = measured("sleep", "1", options=["--fail-above", "20"])
+    assert said["runs"][0]["slower_percent"][1] < 20
+
+
+def test_a_limit_is_an_exit_code(measured):
+    measured(sys.executable, "-c", SPIN.format(1), options=["--fail-above", "5"], code=16)
+
+
+def test_what_varies_without_the_host_is_told_apart(measured):
+    """A fixed amount of work, again and again: the host lengthens it now more, now less."""
+    work = "for _ in range(3_000_000): pass"
+    said, _ = measured(sys.executable, "-S", "-c", work, options=["--repeat", "3"])
+    print(said)
+    assert len(said["runs"]) == 3
+    assert said["median"]["idle_ns"][1] < said["median"]["wall_ns"][0]
+
+
+def test_a_user_measures_what_is_his(measured):
+    nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+    said, _ = measured(sys.executable, "-c", SPIN.format(1), **nobody)
+    (run,) = said["runs"]
+    assert said["unknown"] is None
+    assert run["stolen_ns"][0] > 100_000_000
+
+
+def test_where_there_is_no_module_nothing_is_made_up(unloaded, command):
+    done = command("run", "--", "true")
+    assert "not known" in done.stderr
+    assert "guestpv load" in done.stderr
+    assert os.path.exists("/dev/guestpv") is False

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""guestpv run: exit codes, signals and arithmetic. The kernel's own clocks stand in for the PMU."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guestpv import Bounds, NoSourceError, PermissionDeniedError
+from guestpv.cli.run import _spread
+from guestpv.latency import command as module
+from guestpv.latency import counter
+from guestpv.latency.command import CommandTimes, lost
+from guestpv.latency.counter import Counter
+
+MS = 1_000_000
+RUN = [sys.executable, "-m", "guestpv", "run"]
+SPIN = "import time; end = time.process_time() + {}\nwhile time.process_time() < end: pass"
+
+
+def status(*command, options=()):
+    return subprocess.run([*RUN, *options, "--", *command], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("script", "returncode"),
+    [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", -15), ("kill -KILL $$", -9)],
+)
+def test_it_ends_as_the_command_did(script, returncode):
+    done = status("sh", "-c", script)
+    assert done.returncode == returncode
+    assert "wall" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("name", "code"), [("no-such-command", 127), ("/etc/passwd", 126)])
+def test_a_command_that_can_not_be_executed_is_an_error(name, code):
+    done = status(name)
+    assert done.returncode == code
+    assert done.stderr.startswith(f"guestpv: {name}: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_input_output_and_options_are_the_commands():
+    done = subprocess.run(
+        [*RUN, "sh", "-c", 'cat; echo "$1"', "sh", "--json"],
+        input="in\n",
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "in\n--json\n"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_are_passed_on(sent):
+    script = f"trap 'echo got; exit 7' {sent.value}; echo ready; while :; do sleep 0.05; done"
+    with subprocess.Popen([*RUN, "--", "sh", "-c", script], stdout=subprocess.PIPE, text=True) as p:
+        assert p.stdout.readline() == "ready\n"
+        p.send_signal(sent)
+        assert p.stdout.read() == "got\n"
+    assert p.returncode == 7
+
+
+def test_the_command_has_the_signals_that_it_would_have_without():
+    masks = ["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"]
+    alone = subprocess.run(masks, capture_output=True, text=True)
+
+    def signals(done):
+        # Numbers 32 and 33 are the C library's own, of threads: its posix_spawn(3) ignores them.
+        return [int(line.split()[1], 16) & 0x7FFFFFFF for line in done.stdout.splitlines()]
+
+    assert len(signals(alone)) == 2
+    assert signals(status(*masks)) == signals(alone)
+
+
+def test_who_was_left_behind_is_not_waited_for():
+    begin = time.monotonic()
+    done = status("sh", "-c", "sleep 20 >/dev/null 2>&1 & echo $!")
+    os.kill(int(done.stdout), signal.SIGKILL)
+    assert done.returncode == 0
+    assert time.monotonic() - begin < 15
+
+
+def test_repeats_end_with_the_first_that_fails(tmp_path):
+    report = tmp_path / "report"
+    script = f"echo >>{shlex.quote(str(tmp_path))}/runs; exit $(($(wc -l <{tmp_path}/runs) / 3))"
+    options = ["--repeat", "5", "--json", "--output", str(report)]
+    assert status("sh", "-c", script, options=options).returncode == 1
+    said = json.loads(report.read_text())
+    assert said["schema"] == "guestpv.run/1"
+    assert [one["status"] for one in said["runs"]] == [0, 0, 1]
+    assert said["command"] == ["sh", "-c", script]
+
+
+@pytest.fixture
+def pmu(tmp_path, monkeypatch):
+    """PERF_TYPE_SOFTWARE: all that a command is on a CPU is stolen, and as much is unknown."""
+    (tmp_path / "pmu").mkdir()
+    (tmp_path / "pmu/type").write_text("1\n")
+    monkeypatch.setattr(counter, "PMU", tmp_path / "pmu")
+    try:
+        counter.counter().close()
+    except PermissionDeniedError as error:
+        pytest.skip(f"perf events are forbidden here: {error}")
+
+
+def test_of_a_tree_all_is_counted_and_nothing_of_this_process(pmu):
+    script = shlex.join([sys.executable, "-c", SPIN.format(0.1)])
+    times = module.run(["sh", "-c", f"{script} & {script}; wait"])
+    assert times.cpu_ns >= 200 * MS
+    assert times.stolen.least_ns >= 200 * MS
+    again = module.run(["true"])  # and nothing of the run before
+    assert again.cpu_ns < 100 * MS
+
+
+def test_what_was_left_behind_is_counted_as_long_as_it_is_watched(pmu):
+    leave = "import os, time\nif not os.fork():\n    " + SPIN.format(5).replace("\n", "\n    ")
+    script = f"{leave}\nelse: time.sleep(0.4); print(os.getpgid(0))"
+    times = module.run(["setsid", "-w", sys.executable, "-c", script])
+    assert times.cpu_ns > 100 * MS
+
+
+def test_without_perf_events_nothing_is_made_up(monkeypatch):
+    def forbidden():
+        raise PermissionDeniedError("perf events", "A filter forbids them")
+
+    monkeypatch.setattr(module, "open_counter", forbidden)
+    assert isinstance(module.why_unknown(), PermissionDeniedError)
+    times = module.run(["true"], counted=False)
+    assert (times.stolen, times.ran, times.idle, times.slower_percent) == (None,) * 4
+    assert times.wall_ns > 0
+
+
+@pytest.mark.parametrize("contained", [True, False, None])
+def test_the_counts_of_all_cpus_are_bounds(monkeypatch, contained):
+    class Cpus(Counter):
+        def read(self):
+            return Bounds(0, 30 * MS)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(module, "open_counter", Cpus)
+    monkeypatch.setattr(module.cputime, "contains_stolen", lambda: contained)
+    times = module.run([sys.executable, "-c", SPIN.format(0.1)])
+    assert times.stolen == Bounds(0, 30 * MS)
+    low = times.cpu_ns - (0 if contained is False else 30 * MS)
+    assert times.ran == Bounds(low, times.cpu_ns)
+    assert times.idle == Bounds(times.wall_ns - 30 * MS, times.wall_ns)
+
+
+def test_a_limit_needs_something_that_is_known():
+    if isinstance(module.why_unknown(), NoSourceError):
+        done = status("touch", "/nonexistent/x", options=["--fail-above", "5"])
+        assert done.returncode == NoSourceError.exit_code
+        assert "touch" not in done.stderr
+
+
+def test_one_thread_is_exact_and_several_lie_between():
+    stolen = Bounds(400, 400)
+    assert lost(stolen, 1000, 1000, 1100, 4) == Bounds(400, 400)
+    assert lost(stolen, 10, 1600, 1100, 4) == Bounds(0, 400)
+    assert lost(stolen, 900, 1000, 1100, 4) == Bounds(300, 400)
+    assert lost(stolen, None, 1000, 1100, 4) == Bounds(0, 400)
+    assert lost(stolen, None, 1000, 1100, 1) == Bounds(400, 400)
+    assert lost(stolen, None, 1000, 300, 1) == Bounds(300, 300)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), min_size=1, max_size=8))
+def test_what_was_lost_lies_within_its_bounds(threads):
+    """Threads that run side by side, each on its vCPU: the last to end is the command's end."""
+    ran_stolen = threads
+    wall = max(ran + stolen for ran, stolen in ran_stolen)
+    idle = max(ran for ran, _ in ran_stolen)
+    stolen = sum(stolen for _, stolen in ran_stolen)
+    cpu = sum(map(sum, ran_stolen))
+    bounds = lost(Bounds(stolen, stolen), sum(ran_stolen[0]), cpu, wall, len(threads))
+    assert bounds.least_ns <= wall - idle <= bounds.most_ns
+
+
+def test_slower_is_against_the_idle_host():
+    times = CommandTimes(0, 150, 150, Bounds(50, 50), Bounds(100, 100), 0, Bounds(100, 120))
+    assert times.slower_percent == (25.0, 50.0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 10), st.floats(0, 1)), min_size=1))
+def test_a_spread_holds_whatever_the_values_are(values):
+    ranges = [(low, low + width) for low, width, _ in values]
+    actual = [low + width * at for low, width, at in values]
+    least, most = _spread(ranges)
+    assert least <= max(actual) - min(actual) + 1e-9
+    assert max(actual) - min(actual) <= most + 1e-9
