@@ -31,10 +31,9 @@ SPIN = "timeout 3 taskset -c $cpu sh -c 'while :; do :; done'"
 SPIN_ON_BOTH = f"for cpu in 0 1; do {SPIN} & done; wait"
 
 
-@pytest.mark.parametrize("kernel", ["stock-6.1", "stock-6.12", "claim-6.1", "newest"])
-def test_perf_stat_counts_stolen_time(kernel):
+def test_perf_stat_counts_stolen_time(machine):
     """Debian's own perf: a command, with all that it forks."""
-    with Lab(kernel=kernel, vcpus=2, load=True, steal=40) as lab:
+    with Lab(vcpus=2, load=True, steal=40, **machine) as lab:
         events = "{guestpv/stolen/,guestpv/unknown/}"
         done = lab.run(["perf", "stat", "-e", events, "--", "sh", "-c", SPIN_ON_BOTH])
         print(done.stdout + done.stderr)
