@@ -14,19 +14,17 @@ SPIN = "import time; end = time.monotonic() + {}\nwhile time.monotonic() < end: 
 
 
 @pytest.fixture
-def measured(loaded, tmp_path):
+def measured(loaded):
     """Run a command by guestpv run; what it says of it, and what all vCPUs lost meanwhile."""
-    tmp_path.chmod(0o777)
-    report = tmp_path / "report"
 
     def measure(*command, options=(), code=0, **how):
-        argv = ["guestpv", "run", "--json", "--output", str(report), *options, "--", *command]
+        argv = ["guestpv", "run", "--json", *options, "--", *command]
         with guestpv.open() as reader:
             before = int(reader.snapshot()["stolen_ns"].sum())
             done = subprocess.run(argv, capture_output=True, text=True, timeout=60, **how)
             lost = int(reader.snapshot()["stolen_ns"].sum()) - before
         assert done.returncode == code, done.stderr
-        return json.loads(report.read_text()), lost
+        return json.loads(done.stderr), lost
 
     return measure
 
@@ -38,8 +36,7 @@ def test_of_one_thread_all_is_exact(measured):
     print(run, lost)
     stolen, most = run["stolen_ns"]
     assert stolen == most
-    assert 0.5 * lost <= stolen <= lost  # guestpv itself is among what loses, too
-    assert stolen > 300_000_000  # the lab contends for it
+    assert 0.2 * run["cpu_ns"][0] < stolen < lost  # of guestpv itself something is stolen, too
     assert run["cpu_ns"][0] <= run["wall_ns"][0]
     assert run["idle_ns"][1] - run["idle_ns"][0] < 0.02 * run["wall_ns"][0]
     assert run["idle_ns"][0] == run["wall_ns"][0] - stolen
@@ -52,7 +49,7 @@ def test_of_a_tree_all_is_counted_and_the_rest_lies_between(measured):
     print(run, lost)
     stolen, most = run["stolen_ns"]
     assert stolen == most
-    assert 0.5 * lost <= stolen <= lost
+    assert 0.2 * run["cpu_ns"][0] < stolen < lost
     assert run["ran_ns"] == [run["cpu_ns"][0] - stolen] * 2
     assert run["idle_ns"][1] - run["idle_ns"][0] > 0.2 * run["wall_ns"][0]
 
