@@ -9,6 +9,11 @@
  * went on. A reading goes on from the last look, and believes a count only if it
  * has grown since then, and by no more than time has passed: what is beyond that
  * the next look will judge.
+ *
+ * A look comes from any CPU. While the CPU that it is at waits for the host, its
+ * count stands still, and has all of the wait in it when the CPU runs again. So
+ * the time that may have passed is not that since the look, but that since the
+ * count was true.
  */
 #include <linux/percpu.h>
 #include <linux/sched/clock.h>
@@ -23,8 +28,9 @@
 /* A CPU as it was at the last look */
 struct guestpv_look {
 	const struct guestpv_stolen_time *st; /* NULL: there was no count to be had */
+	u64 clock; /* when that was, not later than count was read */
 	u64 count;
-	u64 clock; /* not later than count */
+	u64 true_at; /* or later: when all that was stolen was in count */
 	u64 stolen_ns; /* the totals */
 	u64 unknown_ns;
 	u32 epoch;
@@ -105,8 +111,8 @@ void guestpv_total_look(unsigned int cpu, const struct guestpv_entry *entry)
 	struct guestpv_total *total = per_cpu_ptr(&guestpv_totals, cpu);
 	struct guestpv_look last = total->looks[0], look = last;
 	const struct guestpv_stolen_time *st = NULL;
-	u64 elapsed_ns;
 	bool counted;
+	u64 now;
 
 	if (entry->state == GUESTPV_STATE_ONLINE || entry->state == GUESTPV_STATE_OFFLINE)
 		st = guestpv_pages_structure(entry->offset);
@@ -114,13 +120,16 @@ void guestpv_total_look(unsigned int cpu, const struct guestpv_entry *entry)
 	look.clock = local_clock();
 	/* Where there will be no count from now on, the last one is still worth having. */
 	counted = guestpv_count(st ?: last.st, &look.count);
-	elapsed_ns = guestpv_since(last.clock, local_clock());
+	now = local_clock();
 
 	if (counted && last.st && (!st || st == last.st) && entry->epoch == last.epoch &&
-	    guestpv_plausible(look.count - last.count, elapsed_ns))
+	    guestpv_plausible(look.count - last.count, guestpv_since(last.true_at, now)))
 		look.stolen_ns += look.count - last.count;
 	else
-		look.unknown_ns += elapsed_ns;
+		look.unknown_ns += guestpv_since(last.clock, now);
+	/* If it has changed, the CPU ran since the last look. */
+	if (look.count != last.count || st != last.st)
+		look.true_at = last.clock;
 
 	look.st = counted ? st : NULL;
 	look.epoch = entry->epoch;
@@ -137,20 +146,21 @@ void guestpv_total_look(unsigned int cpu, const struct guestpv_entry *entry)
 void guestpv_total_read(unsigned int cpu, struct guestpv_reading *reading)
 {
 	struct guestpv_look last = guestpv_total_last(per_cpu_ptr(&guestpv_totals, cpu));
-	u64 count, elapsed_ns;
 	bool counted;
+	u64 count;
 
 	reading->before = local_clock();
 	counted = guestpv_count(last.st, &count);
 	reading->after = local_clock();
-	elapsed_ns = guestpv_since(last.clock, reading->after);
 
 	reading->stolen_ns = last.stolen_ns;
 	reading->unknown_ns = last.unknown_ns;
 	reading->judged = true;
 	if (!last.st)
-		reading->unknown_ns += elapsed_ns;
-	else if (counted && guestpv_plausible(count - last.count, elapsed_ns))
+		reading->unknown_ns += guestpv_since(last.clock, reading->after);
+	else if (counted &&
+		 guestpv_plausible(count - last.count,
+				   guestpv_since(last.true_at, reading->after)))
 		reading->stolen_ns += count - last.count;
 	else
 		reading->judged = false;
