@@ -8,12 +8,12 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from structures import ipa
 
 from guestpv.page.abi import PV_TIME_FEATURES, PV_TIME_ST, PV_TIME_ST_DRAFT
 from pvlab import Lab
 
 NOT_SUPPORTED = 0xFFFF_FFFF  # as an int32, whose register is zero above
-STRUCTURES = 0x090A0000  # where QEMU has them, 64 bytes apart
 VCPUS = 2
 SECOND = 1_000_000_000
 
@@ -26,8 +26,8 @@ def lab() -> Iterator[Lab]:
         Lab(kernel="claim-6.1", vcpus=VCPUS, steal=40) as lab,
         lab.answering(call=PV_TIME_FEATURES, arg=PV_TIME_ST, answer=NOT_SUPPORTED),
         lab.answering(call=PV_TIME_FEATURES, arg=PV_TIME_ST_DRAFT, answer=0),
-        lab.answering(call=PV_TIME_ST_DRAFT, vcpu=0, answer=STRUCTURES),
-        lab.answering(call=PV_TIME_ST_DRAFT, vcpu=1, answer=STRUCTURES + 64),
+        lab.answering(call=PV_TIME_ST_DRAFT, vcpu=0, answer=ipa(0)),
+        lab.answering(call=PV_TIME_ST_DRAFT, vcpu=1, answer=ipa(1)),
     ):
         lab.run(["guestpv", "load"]).check_returncode()
         yield lab
@@ -37,7 +37,7 @@ def test_it_is_discovered_by_the_drafts_number(lab):
     cpus = json.loads(lab.run(["guestpv", "info", "--json"]).stdout)["cpus"]
     assert [cpu["st_call"] for cpu in cpus] == [PV_TIME_ST_DRAFT] * VCPUS
     assert [cpu["features_st"] for cpu in cpus] == [NOT_SUPPORTED] * VCPUS
-    assert [cpu["st_return"] for cpu in cpus] == [STRUCTURES, STRUCTURES + 64]
+    assert [cpu["st_return"] for cpu in cpus] == [ipa(0), ipa(1)]
 
 
 def test_counts_are_live_and_what_the_host_took(lab):

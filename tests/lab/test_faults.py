@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from structures import count, ipa
 
 from pvlab import Lab, LabError, Lie, equipment
 from pvlab.faults import hypercalls
@@ -17,9 +18,8 @@ from pvlab.kernels import KERNELS, kernel
 
 ARCH_FEATURES, PV_TIME_FEATURES, PV_TIME_ST = 0x80000001, 0xC5000020, 0xC5000021
 UNDEFINED = 0xC500003F
-STRUCTURES = 0x090A0000  # where QEMU has them, 64 bytes apart
 CLOCK = 0x09010040  # in the page of QEMU's real-time clock
-IN_RAM, MISALIGNED = 0x48000000, STRUCTURES + 0x84
+IN_RAM, MISALIGNED = 0x48000000, ipa(2) + 4
 VCPUS = 4
 
 # From the CPU that is asked first, and may be refused: that must not decide for the others.
@@ -37,14 +37,6 @@ def answers(lab):
     """What each vCPU is answered when the module is inserted now."""
     lab.run(["sh", "-c", INSERT]).check_returncode()
     return json.loads(lab.run(["guestpv", "info", "--json"]).stdout)["cpus"]
-
-
-def structure(vcpu):
-    return STRUCTURES + 64 * vcpu
-
-
-def count(lab, vcpu):
-    return int.from_bytes(lab.read_guest_memory(structure(vcpu) + 8, 8), "little")
 
 
 SPIN = """
@@ -110,7 +102,7 @@ def test_hypercalls_are_answered_wrongly_to_those_for_whom_it_is_meant(lab):
         lab.answering(call=PV_TIME_FEATURES, arg=UNDEFINED, answer=0xFFFF_FFFF),
     ):
         cpus = answers(lab)
-    assert [cpu["st_return"] for cpu in cpus] == [None, IN_RAM, MISALIGNED, structure(3)]
+    assert [cpu["st_return"] for cpu in cpus] == [None, IN_RAM, MISALIGNED, ipa(3)]
     assert [cpu["arch_features"] for cpu in cpus] == [-1, 0, 0, 0]
     assert [cpu["features_undefined"] for cpu in cpus] == [None] + [0xFFFF_FFFF] * 3
     assert [cpu["features_st"] for cpu in cpus] == [None, 0, 0, 0]
@@ -138,25 +130,25 @@ def test_more_wrong_answers_than_there_is_room_for_are_refused(lab):
 
 
 def test_memory_is_written_where_the_guest_sees_it(lab):
-    lab.write_guest_memory(structure(1), b"\x01\0\0\0\x02")
-    assert lab.read_guest_memory(structure(1), 5) == b"\x01\0\0\0\x02"
-    lab.write_guest_memory(structure(1), bytes(5))
+    lab.write_guest_memory(ipa(1), b"\x01\0\0\0\x02")
+    assert lab.read_guest_memory(ipa(1), 5) == b"\x01\0\0\0\x02"
+    lab.write_guest_memory(ipa(1), bytes(5))
     with pytest.raises(LabError, match="no memory at 0x30000000"):
         lab.read_guest_memory(0x30000000, 4)
 
 
 def test_a_writer_writes_for_as_long_as_it_is_to(lab):
-    with lab.flipping_revision(structure(1)):
+    with lab.flipping_revision(ipa(1)):
         for revision in b"\0", b"\1":
-            assert any(lab.read_guest_memory(structure(1), 1) == revision for _ in range(20))
-    assert lab.read_guest_memory(structure(1), 8) == bytes(8)
+            assert any(lab.read_guest_memory(ipa(1), 1) == revision for _ in range(20))
+    assert lab.read_guest_memory(ipa(1), 8) == bytes(8)
 
     before = count(lab, 1)
-    with lab.creeping_count(structure(1), by_ns=1 << 40):
+    with lab.creeping_count(ipa(1), by_ns=1 << 40):
         assert count(lab, 1) > before + (1 << 40)
     assert count(lab, 1) < before + (1 << 40)
 
-    with lab.tearing_count(structure(1)):
+    with lab.tearing_count(ipa(1)):
         assert any(count(lab, 1) > before + (1 << 36) for _ in range(50))
     assert count(lab, 1) < before + (1 << 40)
 
@@ -164,7 +156,7 @@ def test_a_writer_writes_for_as_long_as_it_is_to(lab):
 def test_a_writer_that_fails_is_reported(lab):
     with (
         pytest.raises(LabError, match="ended by itself"),
-        lab.writing(structure(1), "write(0, 'no bytes')"),
+        lab.writing(ipa(1), "write(0, 'no bytes')"),
     ):
         lab.host.run(["sleep", "0.5"])
 

@@ -22,7 +22,8 @@ from typing import Any
 import campaign
 import pytest
 from campaign import HEALTHY_RUNS, LIARS_RUNS
-from validator import VALIDATORS, claim_again, going_on, ipa, labs_in_turn, pin_vcpus
+from structures import ipa
+from validator import VALIDATORS, claim_again, going_on, labs_in_turn, pin_vcpus
 
 from guestpv.page import abi
 from guestpv.validate import Verdict, catalogue

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from reportschema import VALIDATOR
-from validator import ipa
+from structures import count, ipa
 
 from pvlab import Lab, kmod
 from pvlab.kernels import kernel
@@ -38,10 +38,6 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 def some_was_stolen(lab: Lab) -> None:
     if min(count(lab, vcpu) for vcpu in range(VCPUS)) <= SOME_NS:
         take_some(lab)
-
-
-def count(lab: Lab, vcpu: int) -> int:
-    return int.from_bytes(lab.read_guest_memory(ipa(vcpu) + 8, 8), "little")
 
 
 def take_some(lab: Lab) -> None:

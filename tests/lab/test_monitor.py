@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from structures import add, ipa
 
 from pvlab import Lab, kmod
 from pvlab.kernels import kernel
 
-STRUCTURES = 0x090A0000  # where QEMU has them, 64 bytes apart
 VCPUS = 4
 VMFORK = Path(__file__).parent / "vmfork"
 
@@ -47,10 +47,6 @@ def loaded(lab: Lab) -> None:
     lab.run(["sh", "-c", "guestpv unload && taskset -c 3 guestpv load"]).check_returncode()
 
 
-def structure(vcpu: int) -> int:
-    return STRUCTURES + 64 * vcpu
-
-
 def entries(lab: Lab) -> list[dict]:
     return json.loads(lab.run(["guestpv", "info", "--json"]).stdout)["cpus"]
 
@@ -66,12 +62,6 @@ def uevents(lab: Lab, seconds: float) -> Iterator[list[dict[str, str]]]:
     lab.run(["sh", "-c", f"while kill -0 {pid} 2>/dev/null; do sleep 0.2; done"])
     lines = lab.run(["cat", "/tmp/uevents"]).stdout.splitlines()
     said += [json.loads(line.replace("'", '"')) for line in lines]
-
-
-def add(lab: Lab, vcpu: int, ns: int) -> None:
-    """Change a count by so much."""
-    count = int.from_bytes(lab.read_guest_memory(structure(vcpu) + 8, 8), "little")
-    lab.write_guest_memory(structure(vcpu) + 8, (count + ns).to_bytes(8, "little"))
 
 
 def test_counts_that_all_restarted_are_one_event(lab, loaded):
@@ -94,8 +84,8 @@ def test_counts_that_all_restarted_are_one_event(lab, loaded):
 
 def test_a_revision_is_seen_though_the_cpu_that_loaded_the_module_is_idle(lab, loaded):
     with uevents(lab, 2) as said:
-        lab.write_guest_memory(structure(2), b"\1")
-    lab.write_guest_memory(structure(2), b"\0")
+        lab.write_guest_memory(ipa(2), b"\1")
+    lab.write_guest_memory(ipa(2), b"\0")
     assert {"GUESTPV_EVENT": "revision", "GUESTPV_CPUS": "2"} in said
 
 
@@ -103,12 +93,12 @@ def test_how_often_to_look_can_be_changed_while_it_is_loaded(lab, loaded):
     check_ms = "/sys/module/guestpv/parameters/check_ms"
     lab.run(["sh", "-c", f"echo 0 > {check_ms}"]).check_returncode()
     with uevents(lab, 2) as said:
-        lab.write_guest_memory(structure(1), b"\1")
+        lab.write_guest_memory(ipa(1), b"\1")
     assert said == []
     with uevents(lab, 2) as said:
         lab.run(["sh", "-c", f"echo 100 > {check_ms}"]).check_returncode()
     assert said == [{"GUESTPV_EVENT": "revision", "GUESTPV_CPUS": "1"}]
-    lab.write_guest_memory(structure(1), b"\0")
+    lab.write_guest_memory(ipa(1), b"\0")
 
 
 def test_a_count_that_restarts_for_ever_is_not_an_event_for_ever(lab, loaded):
@@ -120,7 +110,7 @@ while True:
         write(8, count.to_bytes(8, "little"))
         time.sleep(0.1)
 """
-    with uevents(lab, 2) as said, lab.writing(structure(3), flip):
+    with uevents(lab, 2) as said, lab.writing(ipa(3), flip):
         time.sleep(8)
     assert 1 <= len(said) <= 10
     assert entries(lab)[3]["epoch"] > 12

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
-from validator import ipa
+from structures import ipa
 
 from guestpv.page import abi
 from guestpv.validate.iomem import names_of

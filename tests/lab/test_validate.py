@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 from reportschema import VALIDATOR
+from structures import ipa
 from validator import (
     VALIDATORS,
     claim_again,
     going_on,
     guestpv,
-    ipa,
     labs_in_turn,
     load_again,
     pin_vcpus,

@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-from guestpv.page import abi
-from pvlab import Lab
+from structures import ipa
 
-BASE = 0x090A0000
-"""Where QEMU's virt machine puts the first structure; the next follow at 64 bytes."""
+from pvlab import Lab
 
 # One process for many runs, since its start would take longer than they do.
 VALIDATOR = """
@@ -106,10 +104,6 @@ def labs_in_turn() -> Iterator[Callable[..., Lab]]:
             return running[key]
 
         yield lab
-
-
-def ipa(vcpu: int) -> int:
-    return BASE + abi.STRUCTURE_ALIGNMENT * vcpu
 
 
 def going_on(lab: Lab, vcpu: int, part: float) -> AbstractContextManager[None]:
