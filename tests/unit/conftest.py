@@ -4,6 +4,7 @@
 import mmap
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,3 +93,14 @@ def guestpv():
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     return run
+
+
+@pytest.fixture
+def cpu0():
+    """Where a uevent of CPU 0 can be asked for, without anything else happening."""
+    uevent = Path("/sys/devices/system/cpu/cpu0/uevent")
+    try:
+        uevent.write_text("change")
+    except OSError:
+        pytest.skip("only root can ask the kernel for a uevent")
+    return uevent

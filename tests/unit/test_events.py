@@ -4,7 +4,6 @@
 import select
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -92,17 +91,6 @@ def test_anything_else(uevent):
 @given(st.dictionaries(st.sampled_from([*COUNT, "ACTION", "DEVPATH", "NEW_VMGENID"]), st.text()))
 def test_no_uevent_is_fatal(uevent):
     event_of(uevent)
-
-
-@pytest.fixture
-def cpu0():
-    """Where a uevent of CPU 0 can be asked for, without anything else happening."""
-    uevent = Path("/sys/devices/system/cpu/cpu0/uevent")
-    try:
-        uevent.write_text("change")
-    except OSError:
-        pytest.skip("only root can ask the kernel for a uevent")
-    return uevent
 
 
 def test_the_kernel_is_heard(cpu0):

@@ -198,17 +198,6 @@ def test_no_source():
 
 
 @pytest.fixture
-def cpu0():
-    """Where a uevent of CPU 0 can be asked for, without anything else happening."""
-    uevent = Path("/sys/devices/system/cpu/cpu0/uevent")
-    try:
-        uevent.write_text("change")
-    except OSError:
-        pytest.skip("only root can ask the kernel for a uevent")
-    return uevent
-
-
-@pytest.fixture
 def here():
     """Events of this machine that are told at once, or not at all: no look finds any."""
     with guestpv.events("procfs", interval_s=3600) as events:
