@@ -13,6 +13,7 @@ from guestpv.driver import btf
 MODULE = f"/lib/modules/{os.uname().release}/extra/guestpv.ko"
 LOADED = Path("/sys/module/guestpv")
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
+PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -83,3 +84,11 @@ def last_cpu() -> Iterator[Path]:
     yield switch
     if switch.read_text().strip() != "1":
         switch.write_text("1")
+
+
+@pytest.fixture
+def paranoid() -> Iterator[Callable[[int], object]]:
+    """Set to how many perf events are forbidden; it is as before afterwards."""
+    before = PARANOID.read_text()
+    yield lambda level: PARANOID.write_text(str(level))
+    PARANOID.write_text(before)

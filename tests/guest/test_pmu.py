@@ -17,7 +17,6 @@ import pytest
 import guestpv
 
 PMU = Path("/sys/bus/event_source/devices/guestpv")
-PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 STOLEN, UNKNOWN = 0, 1
 SLICES_NS = 300_000_000
 """What the host may take at a bad moment, where it is itself one of many on a busy machine."""
@@ -94,13 +93,6 @@ def pinned():
     os.sched_setaffinity(0, {max(allowed)})
     yield max(allowed)
     os.sched_setaffinity(0, allowed)
-
-
-@pytest.fixture
-def paranoid():
-    before = PARANOID.read_text()
-    yield lambda level: PARANOID.write_text(str(level))
-    PARANOID.write_text(before)
 
 
 def test_there_is_a_pmu_as_long_as_the_module_is_loaded(unloaded, request):

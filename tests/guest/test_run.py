@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -71,15 +70,6 @@ def test_what_varies_without_the_host_is_told_apart(measured):
     print(said)
     assert len(said["runs"]) == 3
     assert said["median"]["idle_ns"][1] < said["median"]["wall_ns"][0]
-
-
-@pytest.fixture
-def paranoid():
-    """Set how many may have perf events."""
-    setting = Path("/proc/sys/kernel/perf_event_paranoid")
-    before = setting.read_text()
-    yield lambda level: setting.write_text(str(level))
-    setting.write_text(before)
 
 
 def test_a_user_measures_what_is_his_where_that_is_permitted(measured, paranoid):
