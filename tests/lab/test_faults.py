@@ -55,11 +55,11 @@ def contended(lab):
     lab.run(["kill", *loops])
 
 
-WAIT_NS = 100_000_000
+WAIT_NS = 250_000_000
 """When a vCPU was stopped it may have waited so long for a slice. KVM counts that when it runs."""
 
 
-def taken_and_told(lab, vcpu, lie, seconds=1.0):
+def taken_and_told(lab, vcpu, lie, seconds=2.0):
     """What the host took from a vCPU while its count lied, and what that told, both in ns."""
 
     def both():
@@ -186,7 +186,7 @@ def test_a_count_tells_what_its_lie_makes_of_what_was_taken(contended, name):
     lie, least, most = LIES[name]
     taken_ns, told_ns = taken_and_told(contended, 1, lie)
     print(f"{taken_ns} ns were taken, {told_ns} ns told: {told_ns / taken_ns:.6f} of it")
-    assert taken_ns > 100_000_000
+    assert taken_ns > 2 * WAIT_NS
     error_ns = WAIT_NS * most
     assert least * taken_ns - error_ns <= told_ns <= most * taken_ns + error_ns
 
