@@ -17,10 +17,9 @@ if sysconfig.get_config_var("Py_GIL_DISABLED"):
         " Use the interpreter that is not built free-threaded (python3, not python3t)"
     )
 
-from guestpv.account.changes import Change
-from guestpv.account.delta import DELTA, delta
-from guestpv.account.events import Events, events
-from guestpv.account.totals import TOTALS, Totals
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from guestpv.errors import (
     BusyError,
     Error,
@@ -32,13 +31,48 @@ from guestpv.errors import (
     StructureError,
     UnsupportedError,
 )
-from guestpv.latency.bounds import Bounds
-from guestpv.latency.counter import Counter, counter
-from guestpv.latency.span import Span, span
-from guestpv.source.mapped import MappedReader
-from guestpv.source.open import open
-from guestpv.source.procfs import ProcfsReader
-from guestpv.source.reader import SNAPSHOT, Reader, Reading, Source
+
+if TYPE_CHECKING:
+    from guestpv.account.changes import Change
+    from guestpv.account.delta import DELTA, delta
+    from guestpv.account.events import Events, events
+    from guestpv.account.totals import TOTALS, Totals
+    from guestpv.latency.bounds import Bounds
+    from guestpv.latency.counter import Counter, counter
+    from guestpv.latency.span import Span, span
+    from guestpv.source.mapped import MappedReader
+    from guestpv.source.open import open
+    from guestpv.source.procfs import ProcfsReader
+    from guestpv.source.reader import SNAPSHOT, Reader, Reading, Source
+
+# The same for the interpreter, which imports them when they are asked for (PEP 562): NumPy takes
+# longer to import than all of guestpv, and to load the module or to run a command needs no arrays.
+_HOMES = {
+    "account.changes": ("Change",),
+    "account.delta": ("DELTA", "delta"),
+    "account.events": ("Events", "events"),
+    "account.totals": ("TOTALS", "Totals"),
+    "latency.bounds": ("Bounds",),
+    "latency.counter": ("Counter", "counter"),
+    "latency.span": ("Span", "span"),
+    "source.mapped": ("MappedReader",),
+    "source.open": ("open",),
+    "source.procfs": ("ProcfsReader",),
+    "source.reader": ("SNAPSHOT", "Reader", "Reading", "Source"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"guestpv.{home}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "DELTA",

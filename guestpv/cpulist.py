@@ -7,6 +7,9 @@ from typing import Self
 
 from guestpv.errors import NoSuchCpuError
 
+POSSIBLE = "/sys/devices/system/cpu/possible"
+"""Where the kernel lists the CPUs that there can be."""
+
 
 @dataclass(frozen=True, slots=True)
 class CpuList:

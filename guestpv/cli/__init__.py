@@ -4,24 +4,15 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from guestpv.cli import exitcodes
-from guestpv.cli.check import CheckCommand, check
-from guestpv.cli.events import events
-from guestpv.cli.exporter import exporter
 from guestpv.cli.failure import as_error, tell
-from guestpv.cli.info import info
-from guestpv.cli.load import load, unload
-from guestpv.cli.read import read
-from guestpv.cli.run import SETTINGS as RUN_SETTINGS
-from guestpv.cli.run import run
-from guestpv.cli.sim import sim
-from guestpv.cli.validate import validate
-from guestpv.cli.watch import watch
 from guestpv.errors import Error
 
 _ERRORS = """\
@@ -30,8 +21,43 @@ _ERRORS = """\
 """
 
 
+_HOMES = {
+    "info": "info",
+    "load": "load",
+    "unload": "load",
+    "read": "read",
+    "watch": "watch",
+    "validate": "validate",
+    "check": "check",
+    "events": "events",
+    "run": "run",
+    "exporter": "exporter",
+    "sim": "sim",
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by their names. The module of each is imported when the command is wanted."""
+
+    def __getitem__(self, name: str) -> Any:
+        module = import_module(f"guestpv.cli.{_HOMES[name]}")
+        alone = typer.Typer(add_completion=False)
+        alone.command(**getattr(module, "SETTINGS", {}))(getattr(module, name))
+        return typer.main.get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_HOMES)
+
+    def __len__(self) -> int:
+        return len(_HOMES)
+
+
 class _Group(TyperGroup):
     """With the exit codes below its help, as they are: typer would fill lines with an epilog."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands()  # type: ignore[assignment]  # nobody adds to it
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
@@ -48,17 +74,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(info)
-app.command()(load)
-app.command()(unload)
-app.command()(read)
-app.command()(watch)
-app.command()(validate)
-app.command(cls=CheckCommand)(check)
-app.command()(events)
-app.command(context_settings=RUN_SETTINGS)(run)
-app.command()(exporter)
-app.command()(sim)
 
 
 def _print_version(wanted: bool) -> None:

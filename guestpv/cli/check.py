@@ -80,6 +80,9 @@ def _duration(text: str) -> float:
     return seconds
 
 
+SETTINGS = {"cls": CheckCommand}
+
+
 def check(
     most: Annotated[
         float,

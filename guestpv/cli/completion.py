@@ -4,8 +4,7 @@
 from glob import escape, glob
 from pathlib import Path
 
-from guestpv.cpulist import CpuList
-from guestpv.source.procfs import POSSIBLE
+from guestpv.cpulist import POSSIBLE, CpuList
 
 _SOURCES = ("auto", "device", "procfs")
 

@@ -104,21 +104,20 @@ guestpv.event/1, an object a line, one for each event:
                     readable, procstat_backwards, overrun, no_events
 """
 
+from __future__ import annotations
+
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from guestpv.account.changes import Change
-from guestpv.account.history import History, Rows
-from guestpv.cli.view import View
 from guestpv.page.abi import NO_COUNT, Fault, Origin, Reason, State
 from guestpv.page.names import name_of
-from guestpv.source.reader import Source
+
+if TYPE_CHECKING:  # not all commands that write JSON need NumPy, which takes long to import
+    import numpy as np
+
+    from guestpv.source.reader import Source
 
 MOST_EXACT = 2**53 - 1
 """The integers up to which a double has each."""
@@ -143,10 +142,10 @@ def plain(value: Any) -> Any:
     match value:
         case dict():
             return {str(name): plain(item) for name, item in value.items()}
-        case list() | tuple() | np.ndarray():
+        case list() | tuple():
             return [plain(item) for item in value]
-        case np.generic():
-            return plain(value.item())
+        case _ if hasattr(value, "tolist"):  # NumPy's arrays and scalars
+            return plain(value.tolist())
         case bool() | None:
             return value
         case int():
@@ -191,34 +190,3 @@ def cpu_record(row: np.void) -> dict[str, Any]:
         "attributes": int(row["attributes"]),
         "stolen_ns": int(row["stolen_ns"]) if valid else None,
     }
-
-
-class WatchRecords(View):
-    """Writes an object for each interval."""
-
-    def __init__(self, source: Source, rows: Rows) -> None:
-        self._source = source_record(source)
-        self._rows = rows
-        self._changes: list[Change] = []
-
-    def show(self, history: History, changes: Sequence[Change], ended: bool) -> None:
-        self._changes += changes
-        if not ended:
-            return
-        events = [asdict(change) for change in self._changes]
-        self._changes.clear()
-        write(
-            "guestpv.watch/1",
-            {
-                "source": self._source,
-                "instance": instance_record(int(history.rows["instance"][0])),
-                "interval_ns": history.interval_ns,
-                "watched_ns": history.watched_ns,
-                "cpus": [
-                    cpu_record(history.rows[row]) | asdict(history.figures(np.array([row])))
-                    for row in self._rows
-                ],
-                "total": asdict(history.figures(self._rows)),
-                "events": events,
-            },
-        )

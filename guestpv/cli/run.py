@@ -21,8 +21,10 @@ from guestpv.latency.bounds import Bounds
 from guestpv.latency.command import CommandTimes, why_unknown
 from guestpv.latency.command import run as run_command
 
-SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-"""What follows the command's name is the command's."""
+SETTINGS = {
+    # What follows the command's name is the command's.
+    "context_settings": {"ignore_unknown_options": True, "allow_interspersed_args": False}
+}
 
 
 def run(

@@ -16,10 +16,10 @@ from guestpv.cli.columns import SIMULATED, WIDTHS
 from guestpv.cli.lines import Lines
 from guestpv.cli.options import CpuOption, IntervalOption, JsonOption, SourceOption
 from guestpv.cli.order import Sort
-from guestpv.cli.records import WatchRecords
 from guestpv.cli.source import open_source
 from guestpv.cli.view import View
 from guestpv.cli.waiting import Ticks, Waiting
+from guestpv.cli.watchrecords import WatchRecords
 from guestpv.page.abi import Origin
 from guestpv.page.names import name_of
 from guestpv.source.mapped import MappedReader

@@ -10,16 +10,15 @@ import os
 import struct
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Self
-
-import numpy as np
+from typing import TYPE_CHECKING, Self
 
 from guestpv._native import perf_event_open
 from guestpv.errors import Error, NoSourceError, PermissionDeniedError, StructureError
 from guestpv.latency.bounds import Bounds
 from guestpv.page.abi import PerfEvent, State
-from guestpv.source.mapped import MappedReader
-from guestpv.source.open import open as open_source
+
+if TYPE_CHECKING:
+    from guestpv.source.mapped import MappedReader
 
 PMU = Path("/sys/bus/event_source/devices/guestpv")
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
@@ -92,7 +91,7 @@ class CpuCounter(Counter):
 
     __slots__ = ("_before", "_reader")
 
-    def __init__(self, reader: MappedReader) -> None:
+    def __init__(self, reader: "MappedReader") -> None:
         self._reader = reader
         self._before = reader.snapshot()
 
@@ -104,7 +103,8 @@ class CpuCounter(Counter):
         known &= now["stolen_ns"] >= before["stolen_ns"]
         absent = (before["state"] == State.ABSENT) & (now["state"] == State.ABSENT)
         elapsed[absent] = 0
-        return Bounds(0, sum(np.where(known, grown, elapsed).tolist()))
+        grown[~known] = elapsed[~known]
+        return Bounds(0, sum(grown.tolist()))
 
     def close(self) -> None:
         self._reader.close()
@@ -135,6 +135,8 @@ def counter_on_exec(pid: int) -> Counter:
 def _counter(pid: int, tree: bool, on_exec: bool) -> Counter:
     if PMU.exists():
         return PerfCounter(pid, tree, on_exec)
+    from guestpv.source.open import open as open_source  # with NumPy, which takes long to import
+
     return CpuCounter(open_source("device"))
 
 

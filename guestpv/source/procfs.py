@@ -13,13 +13,12 @@ from uuid import UUID
 
 import numpy as np
 
-from guestpv.cpulist import CpuList, listed
+from guestpv.cpulist import POSSIBLE, CpuList, listed
 from guestpv.errors import FormatError, NoSourceError, NoSuchCpuError, StructureError
 from guestpv.page.abi import State
 from guestpv.source.procstat import TICK_NS, Accounts, parse
 from guestpv.source.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
 
-POSSIBLE = "/sys/devices/system/cpu/possible"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
