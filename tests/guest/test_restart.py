@@ -70,6 +70,15 @@ print(message.decode().replace(chr(0), " "))
 """
 
 
+def test_events_tell_of_it_with_epoch_and_reason(stolen_from, last_cpu):
+    with guestpv.events() as events, guestpv.open() as reader:
+        last_cpu.write_text("0")
+        last_cpu.write_text("1")
+        restart = next(event for event in events if event.kind == "restart")
+        epoch = reader.snapshot()[stolen_from]["epoch"]
+    assert (restart.cpu, restart.epoch, restart.reason) == (stolen_from, epoch, "hotplug")
+
+
 def test_totals_go_on_over_a_hotplug_and_a_reload(stolen_from, last_cpu, parameters):
     cpu = stolen_from
     with guestpv.open() as reader:

@@ -47,6 +47,7 @@ def test_kvm_keeps_every_rule_and_no_count_restarts(lab):
         assert count_now >= count
 
 
+@pytest.mark.parametrize("lab", ["claim-6.1"], indirect=True, scope="module")
 def test_who_refuses_everything_is_asked_the_same(lab):
     """The profile of a hypervisor without PV-time has the rules of the convention, too."""
     lab.run(["guestpv", "unload"]).check_returncode()
