@@ -47,7 +47,13 @@ FAULTS = [
         "cpu0-1, on cpu0: none",
         ("claim-6.1",),
     ),
-    Fault("in RAM", "address.ram", every(call=ST, answer=RAM + (1 << 24)), "0x41000000"),
+    Fault(
+        "in RAM",
+        "address.ram",
+        every(call=ST, answer=RAM + (1 << 24)),
+        "0x41000000",
+        ("claim-6.1",),
+    ),
     Fault(
         "unaligned",
         "address.aligned",
@@ -60,7 +66,7 @@ FAULTS = [
         "address.apart",
         every(call=ST, vcpu=1, answer=ipa(0)),
         "cpu1",
-        ("stock-6.1",),  # where nobody owns them, the other one is good, and the module loads
+        ("stock-6.1",),  # which has to boot with it; where nobody owns them, the other is good
     ),
     Fault(
         "no PV_TIME_FEATURES",
