@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from guestpv.page.abi import Reason, State
+from guestpv.page.abi import GONE, Reason, State
 from guestpv.page.names import fault_text, name_of, reason_text
 from guestpv.source.reader import Snapshot
 
 if TYPE_CHECKING:
     from guestpv.driver.events import Event
 
-_GONE = (State.OFFLINE, State.ABSENT)
 _RESTORED_ONCE_IN_S = 5.0
 
 
@@ -65,7 +64,7 @@ def _changes_of(before: np.void, now: np.void, step: np.void) -> Iterator[Change
         match now["state"]:
             case State.ONLINE:
                 yield cpu_online(cpu, True)
-            case State.OFFLINE | State.ABSENT if before["state"] in _GONE:
+            case State.OFFLINE | State.ABSENT if before["state"] in GONE:
                 pass  # and the module, loaded anew, has not seen it online
             case State.OFFLINE | State.ABSENT if before["state"] == State.STARTING:
                 yield change("offline", f"cpu{cpu} is offline", cpu)  # it went, or failed to come

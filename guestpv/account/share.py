@@ -7,10 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from guestpv.account.totals import Totals
-from guestpv.page.abi import State
+from guestpv.page.abi import GONE
 from guestpv.source.reader import Snapshot
-
-_GONE = (State.ABSENT, State.OFFLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class Shares:
     def update(self, now: Snapshot) -> None:
         before, self._last = self._last, now.copy()
         step = self._totals.update(now)
-        gone_before, gone_now = np.isin(before["state"], _GONE), np.isin(now["state"], _GONE)
+        gone_before, gone_now = np.isin(before["state"], GONE), np.isin(now["state"], GONE)
         left_out = gone_before & gone_now & (before["epoch"] == now["epoch"])
         interval_ns = np.where(left_out, 0, step["interval_ns"].astype(np.int64))
         exact = step["valid"] & ~gone_before & ~gone_now

@@ -63,6 +63,10 @@ class State(IntEnum):
     """The CPU is on its way up or down; its count may be starting again, and can't be read."""
 
 
+GONE = (State.OFFLINE, State.ABSENT)
+"""Of a CPU on which nothing runs, and whose count stands still or is not there."""
+
+
 class Origin(IntEnum):
     """How the structure's address was learned."""
 
