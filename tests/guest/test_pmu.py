@@ -201,7 +201,10 @@ def test_who_waits_has_nothing_stolen(loaded):
     not Path("/sys/fs/cgroup/cgroup.procs").exists(), reason="there is no cgroup v2 here"
 )
 def test_a_cgroup_gets_its_own(loaded, pinned):
-    groups = [Path("/sys/fs/cgroup") / name for name in ("guestpv-busy", "guestpv-idle")]
+    root = Path("/sys/fs/cgroup")
+    # Children have the implicit controllers, such as perf's, once any was asked for; systemd does.
+    (root / "cgroup.subtree_control").write_text("+pids")
+    groups = [root / name for name in ("guestpv-busy", "guestpv-idle")]
     events = []
     try:
         for group in groups:
