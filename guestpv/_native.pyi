@@ -16,9 +16,18 @@ def store(to: npt.NDArray[Any], words: npt.NDArray[Any], /) -> None:
     words of 4 or 8 bytes; ValueError if they do not fit, or are not aligned."""
 
 def perf_event_open(
-    type: int, config: int, pid: int, group: int, inherit: bool, on_exec: bool, /
+    type: int,
+    config: int,
+    pid: int,
+    cpu: int,
+    group: int,
+    inherit: bool,
+    on_exec: bool,
+    cgroup: bool,
+    /,
 ) -> int:
-    """Count an event for a thread (0: the calling one), and return a descriptor.
+    """Count an event for a thread (pid; 0: the calling one), or where *cpu* is not -1 on that CPU:
+    all that runs there (pid -1), or that of a cgroup (pid is a descriptor of its directory).
 
     It is read in the format PERF_FORMAT_GROUP, with both times. Raises OSError.
     """

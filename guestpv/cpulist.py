@@ -9,6 +9,8 @@ from guestpv.errors import NoSuchCpuError
 
 POSSIBLE = "/sys/devices/system/cpu/possible"
 """Where the kernel lists the CPUs that there can be."""
+ONLINE = "/sys/devices/system/cpu/online"
+"""And those that are there now."""
 
 
 @dataclass(frozen=True, slots=True)

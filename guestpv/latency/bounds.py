@@ -16,6 +16,10 @@ class Bounds:
         """Whether the two are the same."""
         return self.least_ns == self.most_ns
 
+    def plus(self, other: "Bounds") -> "Bounds":
+        """Both together."""
+        return Bounds(self.least_ns + other.least_ns, self.most_ns + other.most_ns)
+
     def since(self, earlier: "Bounds") -> "Bounds":
         """What was added, where both bounds only grow."""
         return Bounds(self.least_ns - earlier.least_ns, self.most_ns - earlier.most_ns)

@@ -5,26 +5,25 @@ A vCPU can't switch tasks while it does not run, so what its count grows by whil
 was stolen from that thread, whole; the module counts just that, wherever the thread moves.
 """
 
-import errno
 import os
-import struct
+import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from guestpv._native import perf_event_open
-from guestpv.errors import Error, NoSourceError, PermissionDeniedError, StructureError
+from guestpv.cpulist import ONLINE, CpuList
+from guestpv.errors import Error, NoSourceError, PermissionDeniedError
+from guestpv.latency import perf
 from guestpv.latency.bounds import Bounds
-from guestpv.page.abi import PerfEvent, State
+from guestpv.latency.perf import PerfGroup
+from guestpv.page.abi import State
 
 if TYPE_CHECKING:
     from guestpv.source.mapped import MappedReader
 
-PMU = Path("/sys/bus/event_source/devices/guestpv")
-PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
-
-# nr, time_enabled, time_running, and a value of each event: perf_event_open(2), PERF_FORMAT_GROUP
-_GROUP = struct.Struct("@5Q")
+_SLACK_NS = 5_000_000
+"""Two clocks, read one after the other. No CPU goes and comes back in so little."""
 
 
 class Counter(ABC):
@@ -52,38 +51,107 @@ class Counter(ABC):
 
 
 class PerfCounter(Counter):
-    """By perf events: of those that are counted alone, wherever they ran. One read(2)."""
+    """By perf events: of those that are counted alone, wherever they ran."""
 
-    __slots__ = ("_fds",)
+    __slots__ = ("_group",)
 
     def __init__(self, pid: int, tree: bool, on_exec: bool) -> None:
-        self._fds: list[int] = []
-        try:
-            pmu = int((PMU / "type").read_text())
-            for event in PerfEvent:
-                group = self._fds[0] if self._fds else -1
-                self._fds.append(perf_event_open(pmu, event, pid, group, tree, on_exec))
-        except OSError as error:
-            self.close()
-            raise _explain(error, pid) from error
+        of = f"thread {pid}" if pid else "this thread"
+        self._group = PerfGroup(of, pid, tree=tree, on_exec=on_exec)
 
     def read(self) -> Bounds:
         return self.read_with_cpu()[1]
 
     def read_with_cpu(self) -> tuple[int, Bounds]:
         """Also for how long they were on a CPU up to now (ns), with all that was stolen."""
-        if not self._fds:
-            raise ValueError("read of a closed counter")
-        _, enabled, running, stolen, unknown = _GROUP.unpack(os.read(self._fds[0], _GROUP.size))
-        # Events of software are never refused a CPU; should one be, that is unknown, too.
-        return enabled, Bounds(stolen, stolen + unknown + enabled - running)
+        return self._group.read()
 
     def close(self) -> None:
-        while self._fds:
-            os.close(self._fds.pop())
+        self._group.close()
+
+
+class CgroupCounter(Counter):
+    """By perf events on each CPU, which count while a task of the cgroup is on it.
+
+    The events of a CPU end when it goes offline. So if a CPU went or came between two reads, what
+    was stolen from the cgroup on it meanwhile is unknown, up to that time. Of one that came and
+    went nothing is seen: read once a second.
+    """
+
+    __slots__ = ("_directory", "_ended", "_groups", "_name", "_read_ns")
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._directory = -1
+        self._groups: dict[int, _OnCpu] = {}
+        self._name = f"cgroup {os.fspath(path)}"
+        self._ended = Bounds(0, 0)
+        self._directory = _open_cgroup(path, self._name)
+        self._read_ns = time.monotonic_ns()
+        try:
+            self._groups = {cpu: self._on(cpu) for cpu in _online()}
+        except Error:
+            self.close()
+            raise
+
+    def read(self) -> Bounds:
+        if self._directory < 0:
+            raise ValueError("read of a closed counter")
+        now_ns = time.monotonic_ns()
+        passed_ns, self._read_ns = now_ns - self._read_ns, now_ns
+        online, known = _online(), self._groups.keys()
+        stayed = {cpu for cpu, group in self._groups.items() if group.stayed(passed_ns)}
+        for cpu in (online | known) - stayed:
+            if group := self._groups.pop(cpu, None):
+                self._ended = self._ended.plus(group.stolen)
+                group.close()
+            self._ended = self._ended.plus(Bounds(0, passed_ns))
+            if cpu in online:
+                with suppress(NoSourceError):  # it has gone again
+                    self._groups[cpu] = self._on(cpu)
+        total = self._ended
+        for group in self._groups.values():
+            total = total.plus(group.stolen)
+        return total
+
+    def _on(self, cpu: int) -> "_OnCpu":
+        return _OnCpu(self._name, self._directory, cpu)
+
+    def close(self) -> None:
+        for group in self._groups.values():
+            group.close()
+        self._groups.clear()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
     def __del__(self) -> None:
         self.close()
+
+
+class _OnCpu:
+    """The events of a cgroup on one CPU, and one of the CPU itself, which shows that it stayed."""
+
+    __slots__ = ("_cgroup", "_cpu", "_enabled_ns", "stolen")
+
+    def __init__(self, name: str, directory: int, cpu: int) -> None:
+        self._cgroup = PerfGroup(f"{name} on cpu{cpu}", directory, cpu, cgroup=True)
+        try:
+            self._cpu = PerfGroup(f"cpu{cpu}", -1, cpu)
+        except Error:
+            self._cgroup.close()
+            raise
+        self._enabled_ns = self._cpu.read()[0]
+        self.stolen = Bounds(0, 0)
+
+    def stayed(self, passed_ns: int) -> bool:
+        """Read it; whether its CPU was online all of this time."""
+        self.stolen = self._cgroup.read()[1]
+        before_ns, self._enabled_ns = self._enabled_ns, self._cpu.read()[0]
+        return self._enabled_ns - before_ns >= passed_ns - _SLACK_NS
+
+    def close(self) -> None:
+        self._cgroup.close()
+        self._cpu.close()
 
 
 class CpuCounter(Counter):
@@ -110,20 +178,31 @@ class CpuCounter(Counter):
         self._reader.close()
 
 
-def counter(pid: int = 0, *, tree: bool = False) -> Counter:
-    """Count from now on what is stolen from a thread.
+def counter(
+    pid: int = 0, *, tree: bool = False, cgroup: str | os.PathLike[str] | None = None
+) -> Counter:
+    """Count from now on what is stolen from a thread, or from a cgroup.
 
     Args:
         pid: of a thread, or of a process, which means its first thread; 0: the calling thread.
         tree: also of all threads and processes that it starts from now on, those that end included.
+        cgroup: a directory of cgroup v2; instead of a thread, all tasks in it and below.
+
+    Of a cgroup a counter takes four file descriptors for each CPU. What it does on a CPU that goes
+    or comes between two reads is unknown for that time.
 
     Where the module has no perf events, there are still the CPUs' counts: then the bounds are wide.
 
     Raises:
-        NoSourceError: neither the module's perf events nor its device are there, or no such thread.
+        NoSourceError: neither the module's perf events nor its device are there, or no such thread
+            or cgroup.
         PermissionDeniedError: this user may not count that; says what to set.
         StructureError: no CPU has a count that means anything.
     """
+    if cgroup is not None:
+        if pid or tree:
+            raise ValueError("a cgroup has all its tasks: neither pid nor tree goes with it")
+        return CgroupCounter(cgroup)
     return _counter(pid, tree, on_exec=False)
 
 
@@ -133,50 +212,24 @@ def counter_on_exec(pid: int) -> Counter:
 
 
 def _counter(pid: int, tree: bool, on_exec: bool) -> Counter:
-    if PMU.exists():
+    if perf.PMU.exists():
         return PerfCounter(pid, tree, on_exec)
     from guestpv.source.open import open as open_source  # with NumPy, which takes long to import
 
     return CpuCounter(open_source("device"))
 
 
-def _explain(error: OSError, pid: int) -> Error:
-    of = f"thread {pid}" if pid else "this thread"
-    what = f"perf event guestpv/stolen/ of {of}: {os.strerror(error.errno or 0).lower()}"
-    match error.errno:
-        case errno.EACCES | errno.EPERM | errno.ENOSYS:
-            return _not_permitted(what)
-        case errno.ENODATA:
-            return StructureError(
-                what,
-                "No vCPU has a count that means anything",
-                "'guestpv info' says what is wrong with each",
-            )
-        case errno.ESRCH:
-            return NoSourceError(what, "It has ended, or never was")
-        case errno.ENOENT | errno.ENODEV:
-            return NoSourceError(
-                what, "The module was unloaded meanwhile", "run 'sudo guestpv load'"
-            )
-        case errno.EMFILE:
-            return Error(what, "Each counter takes two of them", "raise 'ulimit -n'")
-        case _:
-            return Error(what, "The kernel refused it")
-
-
-def _not_permitted(what: str) -> Error:
+def _open_cgroup(path: str | os.PathLike[str], name: str) -> int:
     try:
-        level = int(PARANOID.read_text())
-    except (OSError, ValueError):
-        return PermissionDeniedError(what, "A filter of system calls forbids it, or the kernel")
-    if level > 2:
-        return PermissionDeniedError(
-            what,
-            f"kernel.perf_event_paranoid is {level}, which forbids all perf events to users",
-            "run 'sudo sysctl kernel.perf_event_paranoid=2', or be root",
-        )
-    return PermissionDeniedError(
-        what,
-        "It is another user's, or a filter of system calls (a container's) forbids perf events",
-        "be root, or have CAP_PERFMON and CAP_SYS_PTRACE",
-    )
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise PermissionDeniedError(f"{name}: permission denied", "It is another user's") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise NoSourceError(
+            f"{name}: no such cgroup", why, "name a directory of cgroup v2"
+        ) from error
+
+
+def _online() -> set[int]:
+    return {cpu for run in CpuList.parse(Path(ONLINE).read_text()).ranges for cpu in run}

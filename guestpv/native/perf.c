@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* perf_event_open(2), for counters of tasks: the C library has no function for it. */
+/* perf_event_open(2), for which the C library has no function. */
 #include "native.h"
 
 #include <errno.h>
@@ -8,8 +8,10 @@
 #include <unistd.h>
 
 const char perf_event_open_doc[] =
-	"perf_event_open(type, config, pid, group, inherit, on_exec, /)\n--\n\n"
-	"Count an event for a thread (0: the calling one), and return a descriptor. Raises OSError.";
+	"perf_event_open(type, config, pid, cpu, group, inherit, on_exec, cgroup, /)\n--\n\n"
+	"Count an event for a thread (pid; 0: the calling one), or on a CPU of which not -1: all that\n"
+	"runs there (pid -1), or that of a cgroup (pid is a descriptor of its directory). Returns a\n"
+	"descriptor; raises OSError.";
 
 PyObject *perf_event_open(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -23,11 +25,15 @@ PyObject *perf_event_open(PyObject *Py_UNUSED(module), PyObject *args)
 	};
 	unsigned int type;
 	unsigned long long config;
-	int pid, group, inherit, on_exec;
+	int pid, cpu, group, inherit, on_exec, cgroup;
+	unsigned long flags = PERF_FLAG_FD_CLOEXEC;
 	long fd;
 
-	if (!PyArg_ParseTuple(args, "IKiipp", &type, &config, &pid, &group, &inherit, &on_exec))
+	if (!PyArg_ParseTuple(args, "IKiiippp", &type, &config, &pid, &cpu, &group, &inherit,
+			      &on_exec, &cgroup))
 		return NULL;
+	if (cgroup)
+		flags |= PERF_FLAG_PID_CGROUP;
 	attr.type = type;
 	attr.config = config;
 	attr.inherit = inherit;
@@ -35,7 +41,7 @@ PyObject *perf_event_open(PyObject *Py_UNUSED(module), PyObject *args)
 	attr.disabled = on_exec && group < 0;
 	attr.enable_on_exec = attr.disabled;
 
-	fd = syscall(SYS_perf_event_open, &attr, pid, -1, group, PERF_FLAG_FD_CLOEXEC);
+	fd = syscall(SYS_perf_event_open, &attr, pid, cpu, group, flags);
 	if (fd < 0)
 		return PyErr_SetFromErrno(PyExc_OSError);
 	return PyLong_FromLong(fd);

@@ -4,6 +4,8 @@
 import os
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from guestpv import Bounds, Error, NoSourceError, PermissionDeniedError, StructureError
 from guestpv.latency import counter as module
+from guestpv.latency import perf
 from guestpv.latency.counter import CpuCounter, counter, counter_on_exec
 from guestpv.source.open import open as open_source
 
@@ -23,7 +26,7 @@ def pmu(tmp_path, monkeypatch):
     """PERF_TYPE_SOFTWARE, whose events 0 and 1 are the time for which a thread was on a CPU."""
     (tmp_path / "pmu").mkdir()
     (tmp_path / "pmu/type").write_text("1\n")
-    monkeypatch.setattr(module, "PMU", tmp_path / "pmu")
+    monkeypatch.setattr(perf, "PMU", tmp_path / "pmu")
     try:
         counter().close()
     except PermissionDeniedError as error:
@@ -111,12 +114,12 @@ LEVELS = {
 @pytest.mark.parametrize("level", LEVELS)
 def test_who_may_not_is_told_what_to_set(level, monkeypatch, tmp_path):
     (tmp_path / "paranoid").write_text(level)
-    monkeypatch.setattr(module, "PARANOID", tmp_path / "paranoid")
+    monkeypatch.setattr(perf, "PARANOID", tmp_path / "paranoid")
 
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module, "perf_event_open", refuse)
+    monkeypatch.setattr(perf, "perf_event_open", refuse)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(PermissionDeniedError, match=LEVELS[level]):
         counter()
@@ -151,7 +154,7 @@ def test_every_refusal_is_an_error_of_ours(number, monkeypatch):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(module, "perf_event_open", refuse)
+    monkeypatch.setattr(perf, "perf_event_open", refuse)
     with pytest.raises(Error) as raised:
         counter(1)
     assert type(raised.value) is ERRORS[number]
@@ -201,3 +204,121 @@ def test_bounds_hold_what_they_are_of(before, unknown_before, grown, unknown):
     left = within.taken_from(whole)
     assert 0 <= left.least_ns <= left.most_ns
     assert left.most_ns == whole - within.least_ns
+
+
+# ---- cgroups ----
+
+
+@pytest.fixture
+def cgroups():
+    """Makes cgroups, and removes them."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    root = next((Path(where) for _, where, kind, *_ in mounts if kind == "cgroup2"), None)
+    if not root or os.getuid():
+        pytest.skip("only root can make cgroups, where cgroup v2 is mounted")
+    made = []
+
+    def make(name):
+        made.append(root / f"guestpv-test-{os.getpid()}-{name}")
+        made[-1].mkdir()
+        try:
+            counter(cgroup=made[-1]).close()
+        except Error as error:
+            pytest.skip(f"no cgroup is counted here: {error}")
+        return made[-1]
+
+    yield make
+    for group in made:
+        with suppress(FileNotFoundError):
+            group.rmdir()
+
+
+def spin_in(group, seconds):
+    """In a process of its own."""
+    pid = os.fork()
+    if not pid:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        spin(seconds)
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def test_a_cgroup_has_what_runs_in_it_and_below(cgroups):
+    busy, idle = cgroups("busy"), cgroups("idle")
+    below = busy / "below"
+    below.mkdir()
+    with counter(cgroup=busy) as of_busy, counter(cgroup=idle) as of_idle:
+        spin_in(busy, 0.2)
+        spin_in(below, 0.1)
+        spin(0.1)
+        lost = of_busy.read().least_ns
+        assert lost > 250 * MS
+        assert of_idle.read().least_ns < 50 * MS
+        below.rmdir()
+        busy.rmdir()
+        assert of_busy.read().least_ns >= lost  # what a cgroup lost stays when it is gone
+
+
+def test_what_is_stolen_while_a_cpu_comes_is_unknown(cgroups, monkeypatch):
+    """In simulation: a CPU is left out of those online, and its events are ended."""
+    group = cgroups("moving")
+    cpus = set(module._online())
+    gone = max(cpus)
+    with counter(cgroup=group) as counted:
+        monkeypatch.setattr(module, "_online", lambda: cpus - {gone})
+        counted._groups.pop(gone).close()
+        without = counted.read()
+        time.sleep(0.1)
+        monkeypatch.setattr(module, "_online", lambda: cpus)
+        came = counted.read()
+        stayed = counted.read()
+    assert without == Bounds(0, 0)
+    assert came.most_ns - came.least_ns >= 100 * MS
+    assert stayed.most_ns - stayed.least_ns == came.most_ns - came.least_ns
+
+
+def test_a_cpu_that_went_and_came_back_between_two_reads_is_noticed(cgroups):
+    """In simulation: as long as its own event did not count, it was offline."""
+    with counter(cgroup=cgroups("back")) as counted:
+        old = counted._groups[0]
+        old._enabled_ns += 50 * MS
+        bounds = counted.read()
+        assert counted._groups[0] is not old
+    assert bounds.most_ns > bounds.least_ns
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/etc/passwd", "a\0b", "/proc"])
+def test_what_is_no_cgroup(path):
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(NoSourceError, match="cgroup"):
+        counter(cgroup=path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_closed_counter_of_a_cgroup_stays_closed(cgroups):
+    group = cgroups("closed")
+    before = len(os.listdir("/proc/self/fd"))
+    counted = counter(cgroup=group)
+    counted.close()
+    counted.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ValueError, match="closed"):
+        counted.read()
+
+
+def test_a_cgroup_is_counted_whole():
+    with pytest.raises(ValueError, match="neither pid nor tree"):
+        counter(1, cgroup="/sys/fs/cgroup")
+
+
+def test_a_user_may_not_count_a_cgroup(cgroups, monkeypatch, tmp_path):
+    group = cgroups("others")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(perf, "perf_event_open", refuse)
+    (tmp_path / "paranoid").write_text("2")
+    monkeypatch.setattr(perf, "PARANOID", tmp_path / "paranoid")
+    with pytest.raises(PermissionDeniedError, match=r"whole CPUs and of cgroups.*CAP_PERFMON"):
+        counter(cgroup=group)

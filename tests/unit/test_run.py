@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from guestpv import Bounds, NoSourceError, PermissionDeniedError
 from guestpv.cli.run import _spread
 from guestpv.latency import command as module
-from guestpv.latency import counter
+from guestpv.latency import perf
 from guestpv.latency.command import CommandTimes, lost
-from guestpv.latency.counter import Counter
+from guestpv.latency.counter import Counter, counter
 
 MS = 1_000_000
 RUN = [sys.executable, "-m", "guestpv", "run"]
@@ -104,9 +104,9 @@ def pmu(tmp_path, monkeypatch):
     """PERF_TYPE_SOFTWARE: all that a command is on a CPU is stolen, and as much is unknown."""
     (tmp_path / "pmu").mkdir()
     (tmp_path / "pmu/type").write_text("1\n")
-    monkeypatch.setattr(counter, "PMU", tmp_path / "pmu")
+    monkeypatch.setattr(perf, "PMU", tmp_path / "pmu")
     try:
-        counter.counter().close()
+        counter().close()
     except PermissionDeniedError as error:
         pytest.skip(f"perf events are forbidden here: {error}")
 

@@ -10,7 +10,7 @@ import pytest
 
 import guestpv
 from guestpv import Bounds, Error, PermissionDeniedError
-from guestpv.latency import counter, cputime, span
+from guestpv.latency import cputime, perf, span
 
 MS = 1_000_000
 RELEASE = "6.1.0-test"
@@ -21,7 +21,7 @@ def pmu(tmp_path, monkeypatch):
     """Everything is stolen from a thread that runs, and as much again is unknown."""
     (tmp_path / "pmu").mkdir()
     (tmp_path / "pmu/type").write_text("1\n")
-    monkeypatch.setattr(counter, "PMU", tmp_path / "pmu")
+    monkeypatch.setattr(perf, "PMU", tmp_path / "pmu")
     monkeypatch.setattr(span, "_local", threading.local())
     monkeypatch.setattr(cputime, "contains_stolen", lambda: True)
     try:
