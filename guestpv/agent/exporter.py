@@ -5,7 +5,7 @@ import asyncio
 import errno
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
+from guestpv.agent.cgroups import CgroupCollector
 from guestpv.agent.metrics import MonitorCollector
 from guestpv.agent.monitor import Monitor
 from guestpv.agent.notify import notify
@@ -74,6 +75,7 @@ def run(
     web_config: Path | None,
     textfile: Path | None,
     interval_s: float,
+    cgroups: Sequence[str],
     say: Say,
 ) -> None:
     """Runs until SIGTERM or SIGINT. Raises Error if it can't begin."""
@@ -84,6 +86,10 @@ def run(
         # node_exporter has the metrics of a process already: its own.
         exporter = Exporter(source, say, process=listening is not None)
         stack.callback(exporter.thread.shutdown, wait=True, cancel_futures=True)
+        if cgroups:
+            collector = CgroupCollector(cgroups, say)
+            stack.callback(collector.close)
+            exporter.registry.register(collector)
         if web_config:
             Gauge(
                 "guestpv_web_config_current",

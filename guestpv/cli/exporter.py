@@ -17,6 +17,15 @@ _SERVICE = "As a service"
 DEFAULT_LISTEN = "127.0.0.1:9857"
 
 
+def _cgroups(pattern: str) -> str:
+    parts = Path(pattern).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        raise typer.BadParameter(
+            f"{pattern!r} is no path below the root of cgroup v2, as in system.slice/*"
+        )
+    return pattern
+
+
 def exporter(
     source: SourceOption = "auto",
     listen: Annotated[
@@ -35,6 +44,14 @@ def exporter(
         typer.Option(metavar="DIR", help="Write guestpv.prom there, for node_exporter."),
     ] = None,
     interval: IntervalOption = 1.0,
+    cgroup: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            parser=_cgroups,
+            help="Also what cgroups lose, as in 'system.slice/*'; may be given again. Needs root.",
+        ),
+    ] = None,
     write: Annotated[
         Path | None,
         typer.Option(
@@ -79,6 +96,8 @@ def exporter(
             "the service has a user of its own, who may not write to node_exporter's directory:"
             " have Prometheus ask at --listen instead of --textfile"
         )
+    if install and cgroup:
+        raise typer.BadParameter("the service may not count cgroups: run the exporter as root")
     if install and address and address[1] < 1024:
         raise typer.BadParameter("the service has no privileges: give --listen a port above 1023")
     if write:
@@ -102,7 +121,7 @@ def exporter(
     if install:
         service.install(_arguments(source, listen, web_config, interval), root, _say)
         return
-    run(source, address, web_config, textfile, interval, _say)
+    run(source, address, web_config, textfile, interval, cgroup or (), _say)
 
 
 def _arguments(

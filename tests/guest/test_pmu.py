@@ -197,30 +197,39 @@ def test_who_waits_has_nothing_stolen(loaded):
         assert read(mine) - before < SLICES_NS
 
 
-@pytest.mark.skipif(
-    not Path("/sys/fs/cgroup/cgroup.procs").exists(), reason="there is no cgroup v2 here"
-)
-def test_a_cgroup_gets_its_own(loaded, pinned):
+@pytest.fixture
+def cgroups(loaded):
+    """Two, of which perf counts events."""
     root = Path("/sys/fs/cgroup")
     # Children have the implicit controllers, such as perf's, once any was asked for; systemd does.
     (root / "cgroup.subtree_control").write_text("+pids")
     groups = [root / name for name in ("guestpv-busy", "guestpv-idle")]
+    for group in groups:
+        group.mkdir()
+    directory = os.open(groups[0], os.O_RDONLY)
+    try:
+        os.close(perf_event_open(STOLEN, pid=directory, cpu=0, flags=PID_CGROUP))
+        yield groups
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        pytest.skip("this kernel was built without CONFIG_CGROUP_PERF")
+    finally:
+        os.close(directory)
+        for group in groups:
+            group.rmdir()
+
+
+def test_a_cgroup_gets_its_own(loaded, pinned, cgroups):
     events = []
     try:
-        for group in groups:
-            group.mkdir()
+        for group in cgroups:
             directory = os.open(group, os.O_RDONLY)
-            try:
-                events.append(perf_event_open(STOLEN, pid=directory, cpu=pinned, flags=PID_CGROUP))
-            except OSError as error:
-                if error.errno in (errno.EINVAL, errno.ENOENT):
-                    pytest.skip(f"this kernel counts no perf event by cgroup: {error}")
-                raise
-            finally:
-                os.close(directory)
+            events.append(perf_event_open(STOLEN, pid=directory, cpu=pinned, flags=PID_CGROUP))
+            os.close(directory)
 
         def work():
-            (groups[0] / "cgroup.procs").write_text(str(os.getpid()))
+            (cgroups[0] / "cgroup.procs").write_text(str(os.getpid()))
             spin(2)
 
         with guestpv.open() as reader, child(work) as pid:
@@ -231,12 +240,38 @@ def test_a_cgroup_gets_its_own(loaded, pinned):
     finally:
         for fd in events:
             os.close(fd)
-        for group in groups:
-            if group.exists():
-                group.rmdir()
     print(f"cpu{pinned} lost {lost} ns, of it one cgroup {busy}, the other {idle}")
     assert 0.5 * lost <= busy <= lost
     assert idle == 0
+
+
+def test_it_is_named_which_cgroup_loses_most(loaded, pinned, cgroups):
+    """One runs on a vCPU of which something is taken, the other sleeps."""
+    busy, idle = cgroups
+
+    def work():
+        (busy / "cgroup.procs").write_text(str(os.getpid()))
+        spin(2)
+
+    def wait():
+        (idle / "cgroup.procs").write_text(str(os.getpid()))
+        time.sleep(60)
+
+    with (
+        guestpv.open() as reader,
+        guestpv.counter(cgroup=busy) as of_busy,
+        guestpv.counter(cgroup=idle) as of_idle,
+        child(wait),
+        child(work) as pid,
+    ):
+        before = reader.stolen_ns(pinned)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        lost = reader.stolen_ns(pinned) - before
+        bounds = of_busy.read(), of_idle.read()
+    print(f"cpu{pinned} lost {lost} ns; busy: {bounds[0]}, idle: {bounds[1]}")
+    assert all(each.exact for each in bounds)
+    assert 0.5 * lost <= bounds[0].least_ns <= lost + SLICES_NS
+    assert bounds[1].least_ns < 0.1 * lost
 
 
 def test_the_module_stays_while_an_event_is_open(loaded):

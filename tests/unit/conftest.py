@@ -2,13 +2,19 @@
 """A machine in a file: a page image, in which a test plays the hypervisor and the module."""
 
 import mmap
+import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from guestpv.errors import Error, PermissionDeniedError
+from guestpv.latency import perf
+from guestpv.latency.counter import counter
 from guestpv.page import layout
 from guestpv.page.abi import Fault, Reason, State
 from guestpv.page.image import structures, write_image
@@ -104,3 +110,58 @@ def cpu0():
     except OSError:
         pytest.skip("only root can ask the kernel for a uevent")
     return uevent
+
+
+@pytest.fixture
+def pmu(tmp_path, monkeypatch):
+    """The kernel's clocks stand in for the module's PMU: the same calls. Of PERF_TYPE_SOFTWARE the
+    events 0 and 1 are the time on a CPU, so all of it is stolen, and as much again is unknown."""
+    (tmp_path / "pmu").mkdir()
+    (tmp_path / "pmu/type").write_text("1\n")
+    monkeypatch.setattr(perf, "PMU", tmp_path / "pmu")
+    try:
+        counter().close()
+    except PermissionDeniedError as error:
+        pytest.skip(f"perf events are forbidden here: {error}")
+    return tmp_path / "pmu"
+
+
+@pytest.fixture
+def cgroups(pmu):
+    """Makes cgroups, and removes them."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    root = next((Path(where) for _, where, kind, *_ in mounts if kind == "cgroup2"), None)
+    if not root or os.getuid():
+        pytest.skip("only root can make cgroups, where cgroup v2 is mounted")
+    made = []
+
+    def make(name):
+        made.append(root / f"guestpv-test-{os.getpid()}-{name}")
+        made[-1].mkdir()
+        try:
+            counter(cgroup=made[-1]).close()
+        except Error as error:
+            pytest.skip(f"no cgroup is counted here: {error}")
+        return made[-1]
+
+    yield make
+    for group in made:
+        with suppress(FileNotFoundError):
+            group.rmdir()
+
+
+@pytest.fixture
+def spin_in_cgroup():
+    """Keep a CPU busy for so many seconds, in a process of that cgroup."""
+
+    def spin(group, seconds):
+        pid = os.fork()
+        if not pid:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+            end = time.thread_time() + seconds
+            while time.thread_time() < end:
+                pass
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    return spin

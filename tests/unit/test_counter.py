@@ -4,8 +4,6 @@
 import os
 import threading
 import time
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,21 +15,10 @@ from guestpv.latency import perf
 from guestpv.latency.counter import CpuCounter, counter, counter_on_exec
 from guestpv.source.open import open as open_source
 
+pytestmark = pytest.mark.usefixtures("pmu")
+
 MS = 1_000_000
 SECOND = 1000 * MS
-
-
-@pytest.fixture(autouse=True)
-def pmu(tmp_path, monkeypatch):
-    """PERF_TYPE_SOFTWARE, whose events 0 and 1 are the time for which a thread was on a CPU."""
-    (tmp_path / "pmu").mkdir()
-    (tmp_path / "pmu/type").write_text("1\n")
-    monkeypatch.setattr(perf, "PMU", tmp_path / "pmu")
-    try:
-        counter().close()
-    except PermissionDeniedError as error:
-        pytest.skip(f"perf events are forbidden here: {error}")
-    return tmp_path / "pmu"
 
 
 def spin(seconds):
@@ -209,47 +196,13 @@ def test_bounds_hold_what_they_are_of(before, unknown_before, grown, unknown):
 # ---- cgroups ----
 
 
-@pytest.fixture
-def cgroups():
-    """Makes cgroups, and removes them."""
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    root = next((Path(where) for _, where, kind, *_ in mounts if kind == "cgroup2"), None)
-    if not root or os.getuid():
-        pytest.skip("only root can make cgroups, where cgroup v2 is mounted")
-    made = []
-
-    def make(name):
-        made.append(root / f"guestpv-test-{os.getpid()}-{name}")
-        made[-1].mkdir()
-        try:
-            counter(cgroup=made[-1]).close()
-        except Error as error:
-            pytest.skip(f"no cgroup is counted here: {error}")
-        return made[-1]
-
-    yield make
-    for group in made:
-        with suppress(FileNotFoundError):
-            group.rmdir()
-
-
-def spin_in(group, seconds):
-    """In a process of its own."""
-    pid = os.fork()
-    if not pid:
-        (group / "cgroup.procs").write_text(str(os.getpid()))
-        spin(seconds)
-        os._exit(0)
-    os.waitpid(pid, 0)
-
-
-def test_a_cgroup_has_what_runs_in_it_and_below(cgroups):
+def test_a_cgroup_has_what_runs_in_it_and_below(cgroups, spin_in_cgroup):
     busy, idle = cgroups("busy"), cgroups("idle")
     below = busy / "below"
     below.mkdir()
     with counter(cgroup=busy) as of_busy, counter(cgroup=idle) as of_idle:
-        spin_in(busy, 0.2)
-        spin_in(below, 0.1)
+        spin_in_cgroup(busy, 0.2)
+        spin_in_cgroup(below, 0.1)
         spin(0.1)
         lost = of_busy.read().least_ns
         assert lost > 250 * MS

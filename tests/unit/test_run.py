@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from guestpv import Bounds, NoSourceError, PermissionDeniedError
 from guestpv.cli.run import _spread
 from guestpv.latency import command as module
-from guestpv.latency import perf
 from guestpv.latency.command import CommandTimes, lost
-from guestpv.latency.counter import Counter, counter
+from guestpv.latency.counter import Counter
 
 MS = 1_000_000
 RUN = [sys.executable, "-m", "guestpv", "run"]
@@ -97,18 +96,6 @@ def test_repeats_end_with_the_first_that_fails(tmp_path):
     assert said["schema"] == "guestpv.run/1"
     assert [one["status"] for one in said["runs"]] == [0, 0, 1]
     assert said["command"] == ["sh", "-c", script]
-
-
-@pytest.fixture
-def pmu(tmp_path, monkeypatch):
-    """PERF_TYPE_SOFTWARE: all that a command is on a CPU is stolen, and as much is unknown."""
-    (tmp_path / "pmu").mkdir()
-    (tmp_path / "pmu/type").write_text("1\n")
-    monkeypatch.setattr(perf, "PMU", tmp_path / "pmu")
-    try:
-        counter().close()
-    except PermissionDeniedError as error:
-        pytest.skip(f"perf events are forbidden here: {error}")
 
 
 def test_of_a_tree_all_is_counted_and_nothing_of_this_process(pmu):
