@@ -21,6 +21,7 @@ from guestpv.agent.server import MetricsServer
 from guestpv.agent.textfile import Textfile
 from guestpv.agent.webconfig import WatchedWebConfig
 from guestpv.errors import BusyError, Error, PermissionDeniedError
+from guestpv.latency.cgroups import Cgroups
 
 WRITE_S = 15.0
 """How often a textfile is written: as often as node_exporter is usually asked."""
@@ -87,9 +88,8 @@ def run(
         exporter = Exporter(source, say, process=listening is not None)
         stack.callback(exporter.thread.shutdown, wait=True, cancel_futures=True)
         if cgroups:
-            collector = CgroupCollector(cgroups, say)
-            stack.callback(collector.close)
-            exporter.registry.register(collector)
+            counted = stack.enter_context(Cgroups(cgroups, say))
+            exporter.registry.register(CgroupCollector(counted))
         if web_config:
             Gauge(
                 "guestpv_web_config_current",

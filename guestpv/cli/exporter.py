@@ -10,20 +10,11 @@ import typer
 
 from guestpv.agent import service
 from guestpv.agent.rules import write_rules
-from guestpv.cli.options import IntervalOption, SourceOption
+from guestpv.cli.options import CgroupOption, IntervalOption, SourceOption
 from guestpv.errors import ModuleError
 
 _SERVICE = "As a service"
 DEFAULT_LISTEN = "127.0.0.1:9857"
-
-
-def _cgroups(pattern: str) -> str:
-    parts = Path(pattern).parts
-    if not parts or parts[0] == "/" or ".." in parts:
-        raise typer.BadParameter(
-            f"{pattern!r} is no path below the root of cgroup v2, as in system.slice/*"
-        )
-    return pattern
 
 
 def exporter(
@@ -44,14 +35,7 @@ def exporter(
         typer.Option(metavar="DIR", help="Write guestpv.prom there, for node_exporter."),
     ] = None,
     interval: IntervalOption = 1.0,
-    cgroup: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN",
-            parser=_cgroups,
-            help="Also what cgroups lose, as in 'system.slice/*'; may be given again. Needs root.",
-        ),
-    ] = None,
+    cgroup: CgroupOption = None,
     write: Annotated[
         Path | None,
         typer.Option(

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,6 +37,15 @@ def number(what: str, least: float, most: float) -> Callable[[str], float]:
     return parse
 
 
+def _cgroup_pattern(pattern: str) -> str:
+    parts = Path(pattern).parts
+    if not parts or parts[0] == "/" or ".." in parts:
+        raise typer.BadParameter(
+            f"{pattern!r} is no path below the root of cgroup v2, as in system.slice/*"
+        )
+    return pattern
+
+
 SourceOption = Annotated[
     str,
     typer.Option(
@@ -66,5 +76,14 @@ IntervalOption = Annotated[
         metavar="SECONDS",
         parser=number("seconds", MIN_INTERVAL_S, MAX_INTERVAL_S),
         help="Time from one figure to the next.",
+    ),
+]
+CgroupOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cgroup",
+        metavar="PATTERN",
+        parser=_cgroup_pattern,
+        help="What cgroups lose, as in 'system.slice/*'; may be given again. Needs root.",
     ),
 ]

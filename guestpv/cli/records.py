@@ -97,6 +97,11 @@ guestpv.watch/1, an object a line, one for each interval:
                     epoch (the new one) and reason, as in guestpv.read/1. Kinds are those of
                     guestpv.event/1, without those of the module
 
+guestpv.tasks/1 and guestpv.cgroups/1, an object a line, of watch --tasks and --cgroup:
+    interval_ns     how long it was; left_out: how many more there are, and are not counted
+    tasks, cgroups  of each, the worst first: task (number and name) or cgroup (its path);
+                    stolen_ns in the interval, total_ns since it is counted: at least and at most
+
 guestpv.event/1, an object a line, one for each event:
     source, time_s, kind, cpu, text, epoch, reason: as above; kinds are begin, which is the first,
                     and those that guestpv.events documents: online, offline, restart, revision,

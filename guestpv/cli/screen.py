@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: MIT
 """`guestpv watch` on a terminal: one page, drawn anew at each interval, resize and event."""
 
-import sys
-import termios
 import time
-import tty
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Self
 
 from rich.console import Console, Group
@@ -20,6 +17,7 @@ from guestpv.cli.order import Sort, order
 from guestpv.cli.summary import summary
 from guestpv.cli.table import Table
 from guestpv.cli.view import View, clock
+from guestpv.cli.waiting import single_keys
 
 _SMALL = 12  # lines of a terminal that has no room for more than the table
 _MIN_CHART, _MAX_CHART = 4, 12
@@ -41,7 +39,7 @@ class Screen(View):
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(_single_keys())
+            stack.enter_context(single_keys())
             stack.enter_context(self._live)
             self._entered = stack.pop_all()
         return self
@@ -119,17 +117,3 @@ def _keys(sort: Sort, shown: int, watched: int) -> Text:
             f"   {watched - shown} of {watched} vCPUs hidden, the worst shown", style="not dim bold"
         )
     return line
-
-
-@contextmanager
-def _single_keys() -> Iterator[None]:
-    """The terminal gives each key as it is pressed, and does not show it."""
-    if not sys.stdin.isatty():
-        yield
-        return
-    before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

@@ -6,7 +6,9 @@ import select
 import selectors
 import signal
 import sys
+import termios
 import time
+import tty
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -133,3 +135,17 @@ def _signals() -> Iterator[int]:
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
     """The wake-up pipe says it all, but Python writes to it only for signals with a handler."""
+
+
+@contextmanager
+def single_keys() -> Iterator[None]:
+    """The terminal gives each key as it is pressed, and does not show it."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

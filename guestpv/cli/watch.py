@@ -2,7 +2,7 @@
 """guestpv watch: stolen time while it is being stolen."""
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from guestpv.account.kernel import sample
 from guestpv.cli.announcements import Announcements
 from guestpv.cli.columns import SIMULATED, WIDTHS
 from guestpv.cli.lines import Lines
-from guestpv.cli.options import CpuOption, IntervalOption, JsonOption, SourceOption
+from guestpv.cli.options import CgroupOption, CpuOption, IntervalOption, JsonOption, SourceOption
 from guestpv.cli.order import Sort
 from guestpv.cli.source import open_source
 from guestpv.cli.view import View
@@ -38,6 +38,10 @@ def watch(
         Sort | None,
         typer.Option(help="Order of the CPUs. By number, or if not all fit, the worst first."),
     ] = None,
+    tasks: Annotated[
+        bool, typer.Option("--tasks", help="Instead, from which threads most is stolen.")
+    ] = False,
+    cgroup: CgroupOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show stolen time live, until q or Ctrl-C: for each vCPU, and for all together.
@@ -46,7 +50,16 @@ def watch(
     history beside it, and DEMAND % the same of the time for which the vCPU had something to run.
     KERNEL % is what /proc/stat says, with ≠ where it contradicts the count. RESTARTS are counts
     that began anew, as a CPU's does that was offline.
+
+    --tasks and --cgroup name those who lose most, by the module's perf events.
     """
+    if tasks or cgroup:
+        if (tasks and cgroup) or cpu or sort or source not in ("auto", "device"):
+            raise typer.BadParameter(
+                "--tasks and --cgroup go with --interval, --count and --json alone"
+            )
+        _watch_losers(cgroup or (), interval, count, as_json)
+        return
     with ExitStack() as stack:
         reader = stack.enter_context(open_source(source))
         cpus = cpu.choose(reader.cpus) if cpu else reader.cpus
@@ -65,6 +78,17 @@ def watch(
             title = _title(reader, interval)
             view = stack.enter_context(Screen(title, rows, _columns(reader), sort))
         _run(reader, cpus, view, waiting, interval, count)
+
+
+def _watch_losers(
+    patterns: Sequence[str], interval: float, count: int | None, as_json: bool
+) -> None:
+    from guestpv.cli.losers import watch_cgroups, watch_tasks  # few need them
+
+    if patterns:
+        watch_cgroups(patterns, interval, count, as_json)
+    else:
+        watch_tasks(interval, count, as_json)
 
 
 def _run(

@@ -18,6 +18,16 @@ PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 _GROUP = struct.Struct("@5Q")
 
 
+def require_pmu() -> None:
+    """Raises NoSourceError where the module has no perf events."""
+    if not PMU.exists():
+        raise NoSourceError(
+            "perf event guestpv/stolen/: not there",
+            "The module is not loaded, or this kernel has no perf events",
+            "run 'sudo guestpv load'",
+        )
+
+
 class PerfGroup:
     """Both events of a thread, of a CPU, or of a cgroup on a CPU, read together by one read(2)."""
 
@@ -35,6 +45,7 @@ class PerfGroup:
     ) -> None:
         """As perf_event_open(2); *of* is what an error calls it."""
         self._fds: list[int] = []
+        require_pmu()
         try:
             pmu = int((PMU / "type").read_text())
             for event in PerfEvent:

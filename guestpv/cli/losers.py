@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""`guestpv watch --tasks` and `--cgroups`: from whom most is stolen."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Self
+
+import typer
+
+from guestpv.cli.records import write
+from guestpv.cli.waiting import Ticks, Waiting, single_keys
+from guestpv.latency.bounds import Bounds
+from guestpv.latency.cgroups import Cgroups
+from guestpv.latency.many import Many
+from guestpv.latency.perf import require_pmu
+from guestpv.latency.tasks import Tasks
+
+_NOTHING = Bounds(0, 0)
+_HEADING = 3  # lines of a screen that are no rows
+
+
+@dataclass(frozen=True, slots=True)
+class Loser:
+    """What was stolen from one."""
+
+    name: str
+    interval: Bounds
+    """In the last interval."""
+    total: Bounds
+    """Since it is counted."""
+
+
+def watch_tasks(interval_s: float, count: int | None, as_json: bool) -> None:
+    """Until Ctrl-C. Raises as `guestpv.counter` does if no thread can be counted."""
+    tasks = Tasks(_warn)
+    _watch(tasks, "task", lambda tid: f"{tid} {tasks.name(tid)}", interval_s, count, as_json)
+
+
+def watch_cgroups(
+    patterns: Sequence[str], interval_s: float, count: int | None, as_json: bool
+) -> None:
+    """The same of the cgroups that match."""
+    _watch(Cgroups(patterns, _warn), "cgroup", str, interval_s, count, as_json)
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"guestpv: {text}", err=True)
+
+
+def _watch(
+    many: Many[Any],
+    kind: str,
+    name: Callable[[Any], str],
+    interval_s: float,
+    count: int | None,
+    as_json: bool,
+) -> None:
+    require_pmu()
+    with ExitStack() as stack:
+        stack.enter_context(many)
+        on_terminal = sys.stdout.isatty() and not as_json
+        waiting = stack.enter_context(Waiting(keys=on_terminal))
+        if not on_terminal:
+            waiting.stop_without_reader(sys.stdout.fileno())
+        screen = stack.enter_context(_Screen(kind)) if on_terminal else None
+        show = screen.show if screen else _records(kind) if as_json else _lines(kind)
+        before, began_ns, ticks = many.read(), time.monotonic_ns(), Ticks(interval_s)
+        while count is None or count > 0:
+            woken = waiting.wait(ticks.remaining_s())
+            if woken.stop or "q" in woken.keys:
+                return
+            if woken.suspend:
+                if screen:
+                    screen.close()
+                os.kill(os.getpid(), signal.SIGSTOP)
+                if screen:
+                    screen.__enter__()
+            if not ticks.due():
+                continue
+            now, now_ns = many.read(), time.monotonic_ns()
+            losers = (
+                Loser(name(one), total.since(before.get(one, _NOTHING)), total)
+                for one, total in now.items()
+            )
+            show(sorted(losers, key=_how_much), now_ns - began_ns, many.left_out)
+            before, began_ns = now, now_ns
+            count = None if count is None else count - 1
+
+
+def _how_much(loser: Loser) -> tuple[int, int, int, str]:
+    """The worst first."""
+    return (
+        *(-loser.interval.least_ns, -loser.interval.most_ns, -loser.total.least_ns),
+        loser.name,
+    )
+
+
+Show = Callable[[list[Loser], int, int], None]
+
+
+def _records(kind: str) -> Show:
+    def show(losers: list[Loser], interval_ns: int, left_out: int) -> None:
+        write(
+            f"guestpv.{kind}s/1",
+            {
+                "interval_ns": interval_ns,
+                "left_out": left_out,
+                f"{kind}s": [
+                    {
+                        kind: loser.name,
+                        "stolen_ns": _pair(loser.interval),
+                        "total_ns": _pair(loser.total),
+                    }
+                    for loser in losers
+                ],
+            },
+        )
+
+    return show
+
+
+def _pair(bounds: Bounds) -> list[int]:
+    return [bounds.least_ns, bounds.most_ns]
+
+
+def _lines(kind: str) -> Show:
+    """Of those that lost something."""
+    print(f"{'TIME':8} {'STOLEN %':>14} {'TOTAL s':>17} {kind.upper()}", flush=True)
+
+    def show(losers: list[Loser], interval_ns: int, left_out: int) -> None:
+        moment = time.strftime("%H:%M:%S")
+        for loser in losers:
+            if loser.interval.most_ns:
+                percent, total = _cells(loser, interval_ns)
+                print(f"{moment} {percent:>14} {total:>17} {loser.name}")
+        sys.stdout.flush()
+
+    return show
+
+
+def _cells(loser: Loser, interval_ns: int) -> tuple[str, str]:
+    return (
+        _range(loser.interval, 100 / interval_ns, ".1f"),
+        _range(loser.total, 1e-9, ".3f"),
+    )
+
+
+def _range(bounds: Bounds, scale: float, form: str) -> str:
+    low, high = (format(scale * ns, form) for ns in (bounds.least_ns, bounds.most_ns))
+    return low if low == high else f"{low} to {high}"
+
+
+class _Screen:
+    """As many as fit, while it is entered."""
+
+    def __init__(self, kind: str) -> None:
+        from rich.console import Console  # takes long to import, and few need it
+        from rich.live import Live
+
+        self._kind = kind
+        self._console = Console(highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, screen=True)
+        self._entered = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(single_keys())
+            stack.enter_context(self._live)
+            self._entered = stack.pop_all()
+        self.show([], 1, 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._entered.close()
+
+    def show(self, losers: list[Loser], interval_ns: int, left_out: int) -> None:
+        from rich.table import Table
+
+        count = f"{len(losers)} {self._kind}s" + (f", {left_out} left out" * bool(left_out))
+        table = Table(box=None, pad_edge=False, title=f"{count}: the worst first; q ends")
+        table.title_justify = "left"
+        for column in "STOLEN %", "TOTAL s":
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(self._kind.upper(), no_wrap=True, overflow="ellipsis")
+        for loser in losers[: max(1, self._console.height - _HEADING)]:
+            table.add_row(*_cells(loser, interval_ns), loser.name)
+        self._live.update(table, refresh=True)

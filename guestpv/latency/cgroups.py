@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: MIT
+"""What is stolen from each of many cgroups, as they come and go."""
+
+from collections.abc import Callable, Sequence
+from glob import glob
+from pathlib import Path
+
+from guestpv.errors import NoSourceError
+from guestpv.latency.counter import Counter, counter
+from guestpv.latency.many import Many
+
+MOUNTS = Path("/proc/self/mounts")
+
+
+class Cgroups(Many[str]):
+    """Those that match patterns, named by their paths below the root of cgroup v2."""
+
+    most = 512
+
+    def __init__(self, patterns: Sequence[str], say: Callable[[str], None]) -> None:
+        """*patterns* are as in ``system.slice/*``. Raises NoSourceError without cgroup v2."""
+        super().__init__(say)
+        self._root = _root()
+        self._patterns = patterns
+
+    def _there(self) -> set[str]:
+        # Which takes it that what was listed may be gone when it is looked into.
+        found = (name for pattern in self._patterns for name in glob(pattern, root_dir=self._root))
+        return {name.rstrip("/") for name in found if (self._root / name).is_dir()}
+
+    def _count(self, one: str) -> Counter:
+        return counter(cgroup=self._root / one)
+
+
+def _root() -> Path:
+    for line in MOUNTS.read_text().splitlines():
+        _, where, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(where)
+    raise NoSourceError("cgroups: none to count", "No cgroup v2 is mounted here")

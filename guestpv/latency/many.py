@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""A counter for each of many that come and go."""
+
+import resource
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Generic, Self, TypeVar
+
+from guestpv.errors import Error, NoSourceError
+from guestpv.latency import perf
+from guestpv.latency.bounds import Bounds
+from guestpv.latency.counter import Counter
+
+One = TypeVar("One", int, str)
+"""What each is known by."""
+
+
+class Many(ABC, Generic[One]):
+    """Follows them: those that are there are counted, those that are gone are forgotten."""
+
+    most: ClassVar[int]
+    """So many are counted, however many there are: each takes file descriptors, and time of the
+    kernel whenever it begins or ends to run."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """*say* is told, once, why some can't be counted."""
+        self.left_out = 0
+        """How many more there were at the last read, and are not counted: beyond `most`, or not
+        permitted."""
+        self._counters: dict[One, Counter] = {}
+        self._say = say
+        self._said = ""
+        # The soft limit is low for those who use select(2), which nobody here does.
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    @abstractmethod
+    def _there(self) -> set[One]:
+        """All that there are now."""
+
+    @abstractmethod
+    def _count(self, one: One) -> Counter:
+        """A counter for it, from now on."""
+
+    def read(self) -> dict[One, Bounds]:
+        """What was stolen from each since it is counted; from none where the module is not loaded,
+        which stays while there are any."""
+        there = self._there()
+        if not perf.PMU.exists():
+            self.left_out = len(there)
+            return {}
+        for one in self._counters.keys() - there:
+            self._counters.pop(one).close()
+        # Those that are counted stay so, however many come.
+        for one in sorted(there - self._counters.keys()):
+            if len(self._counters) == self.most:
+                break
+            try:
+                self._counters[one] = self._count(one)
+            except NoSourceError:
+                there.discard(one)  # it has gone since
+            except Error as error:
+                self._explain(error)
+        self.left_out = len(there) - len(self._counters)
+        return {one: each.read() for one, each in self._counters.items()}
+
+    def _explain(self, error: Error) -> None:
+        if not self._said:
+            self._said = str(error)
+            self._say(self._said)
+
+    def close(self) -> None:
+        for each in self._counters.values():
+            each.close()
+        self._counters.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
