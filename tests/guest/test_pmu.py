@@ -3,6 +3,7 @@
 
 import ctypes
 import errno
+import json
 import os
 import signal
 import struct
@@ -272,6 +273,19 @@ def test_it_is_named_which_cgroup_loses_most(loaded, pinned, cgroups):
     assert all(each.exact for each in bounds)
     assert 0.5 * lost <= bounds[0].least_ns <= lost + SLICES_NS
     assert bounds[1].least_ns < 0.1 * lost
+
+
+def test_the_task_that_loses_most_is_named_first(loaded, pinned):
+    with child(lambda: spin(60)) as pid:
+        Path(f"/proc/{pid}/comm").write_text("loser")
+        os.sched_setaffinity(0, set(range(os.cpu_count())) - {pinned})
+        watch = ["guestpv", "watch", "--tasks", "--json", "--count", "3"]
+        done = subprocess.run(watch, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    *_, last = map(json.loads, done.stdout.splitlines())
+    print([task for task in last["tasks"] if task["stolen_ns"][1]])
+    assert last["tasks"][0]["task"] == f"{pid} loser"
+    assert last["left_out"] == 0
 
 
 def test_the_module_stays_while_an_event_is_open(loaded):
