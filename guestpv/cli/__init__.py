@@ -31,6 +31,7 @@ _HOMES = {
     "check": "check",
     "events": "events",
     "run": "run",
+    "bench": "bench",
     "exporter": "exporter",
     "sim": "sim",
 }

@@ -47,6 +47,15 @@ known exactly, and null where nothing is known of it:
     median          of each of these; spread: of wall_ns and idle_ns, from the least to the greatest
     unknown         why nothing is known of what was stolen, or null
 
+guestpv.bench/1, one object; the fields of costs and cpus are those of the classes Cost and
+Behaviour of guestpv.latency.bench, which say what each is:
+    source, instance, kernel, machine (uname -m), python (its version), seconds
+    costs           by call: median_ns, q1_ns, q3_ns, steady
+    cpus            of each: cpu, wall_ns, stolen_ns, round_percent, moves, step_ns, worst_ns,
+                    missing_ns, counted_ns, late, late_ns, explained_percent, waited_ns
+    left_out        by cpu, why nothing is said of it
+    unsteady        why figures of this run should not be quoted; empty if they may be
+
 guestpv.sim/1, one object when it begins: path, instance, vcpus, seed; and then
 guestpv.sim-event/1, one for each event of the script when it has happened: at_s (seconds of the
 simulation), what, and what else the script says of it: cpus, percent, seconds, ...

@@ -30,6 +30,7 @@ OBSERVATION = np.dtype(
             *("unknown", "unknown_word", "absent", "busy", "restarts"),
             *("gaps", "gaps_ns", "gaps_stolen_ns", "longest_ns", "unaccounted_ns", "long_gaps"),
             *("quiet_ns", "quiet_excess_ns", "quick_ns", "quick_advances", "quick_grown_ns"),
+            *("late", "late_ns"),
             *("other_looks", "other_advances", "other_decreases", "waited_ns"),
         )
     ]
@@ -61,6 +62,9 @@ OBSERVATION = np.dtype(
                     the looks came one after the other as fast as they do
 ``quick_``          steps so short that the vCPU can't have been left and entered again: their time,
                     and how often and by how much the count grew in them all the same
+``late``            how often the count grew by more than can have been stolen just then, but by no
+                    more than what was missing in gaps that it had not accounted for; the longest
+                    time from the end of the first of these (``late_ns``)
 ``other_``          looks at the other vCPU's count; how often that grew, or was lower than before
 ``waited_ns``       how long the thread waited for its vCPU while something else of the guest ran
 ==================  ==============================================================================
@@ -126,6 +130,7 @@ def observe(
     progress: Callable[[], None] = lambda: None,
     *,
     gap_ns: int = GAP_NS,
+    long_ns: int = LONG_NS,
 ) -> Observed:
     """Keep each of *cpus* busy for so long, and watch each from itself.
 
@@ -149,7 +154,7 @@ def observe(
                 return
             running.add(cpu)
             left_ns = int(1e9 * max(0.0, until - time.monotonic()))
-            seen[cpu] = _observe(reader, cpu, other, left_ns, gap_ns, stop)
+            seen[cpu] = _observe(reader, cpu, other, left_ns, gap_ns, long_ns, stop)
         except BaseException as error:
             errors.append(error)
             stop[0] = 1
@@ -191,12 +196,18 @@ def observe(
 
 
 def _observe(
-    reader: MappedReader, cpu: int, other: int, duration_ns: int, gap_ns: int, stop: bytearray
+    reader: MappedReader,
+    cpu: int,
+    other: int,
+    duration_ns: int,
+    gap_ns: int,
+    long_ns: int,
+    stop: bytearray,
 ) -> tuple[Observations, LongGaps]:
     """What the calling thread, which runs on *cpu*, sees."""
     log = np.zeros(LOG_SIZE, LONG_GAP)
     waited_ns = _waited_ns()
-    sums = reader.observe(cpu, other, duration_ns, gap_ns, LONG_NS, stop, log)
+    sums = reader.observe(cpu, other, duration_ns, gap_ns, long_ns, stop, log)
     row = np.zeros(1, OBSERVATION)
     row[0] = (*np.frombuffer(sums, np.uint64), _waited_ns() - waited_ns)
     row["absent"] += os.sched_getaffinity(0) != {cpu}

@@ -53,6 +53,8 @@ struct observer {
 		uint64_t from; /* the count before it */
 		bool broken; /* the count went back in it */
 	} gap; /* that the last sample was taken in */
+	uint64_t owed_ns; /* was missing in gaps, and is not in the count yet */
+	uint64_t owed_since_ns; /* the end of the first of them */
 	uint64_t switches; /* from the thread to something else of the guest, when the last gap ended */
 	uint64_t random;
 	struct sample other;
@@ -96,6 +98,20 @@ static void add_decrease(struct observer *observer, const struct point *now)
 	add_jump(observer, &observer->down, &observer->up, now);
 }
 
+/* No more than what is owed? Then it was stolen, and is told only now. */
+static void add_late(struct observer *observer, const struct point *now, uint64_t grown_ns)
+{
+	struct observation *sum = observer->sum;
+	uint64_t late_ns = now->before_ns - observer->owed_since_ns;
+
+	if (observer->owed_ns && grown_ns <= observer->owed_ns + SLACK_NS) {
+		sum->late++;
+		if (late_ns > sum->late_ns)
+			sum->late_ns = late_ns;
+	}
+	observer->owed_ns = 0;
+}
+
 /* What the count grew by; 0 if that can't be. */
 static uint64_t growth(struct observer *observer, const struct point *now, uint64_t bracket_ns)
 {
@@ -107,6 +123,7 @@ static uint64_t growth(struct observer *observer, const struct point *now, uint6
 	if (grown_ns <= possible_ns)
 		return grown_ns;
 	sum->leaps++;
+	add_late(observer, now, grown_ns);
 	if (grown_ns - possible_ns > sum->leap_ns) {
 		sum->leap_ns = grown_ns - possible_ns;
 		sum->leap_within_ns = bracket_ns;
@@ -142,6 +159,18 @@ static void log_gap(struct observer *observer, const struct long_gap *gap)
 		args->log[place] = *gap;
 }
 
+/* A gap that is counted for the most part shows that nothing is owed. */
+static void add_owed(struct observer *observer, const struct long_gap *gap)
+{
+	if (gap->stolen_ns >= gap->length_ns / 2) {
+		observer->owed_ns = 0;
+		return;
+	}
+	if (!observer->owed_ns)
+		observer->owed_since_ns = gap->began_ns + gap->length_ns;
+	observer->owed_ns += gap->length_ns - gap->stolen_ns;
+}
+
 /*
  * What was stolen in a gap may be in the count that was sampled in it, and is in
  * the first one after it, @count.
@@ -167,6 +196,7 @@ static void end_gap(struct observer *observer, uint64_t count)
 	}
 	if (observer->gap.broken)
 		return;
+	add_owed(observer, &gap);
 	if (gap.length_ns > gap.stolen_ns && gap.length_ns - gap.stolen_ns > sum->unaccounted_ns)
 		sum->unaccounted_ns = gap.length_ns - gap.stolen_ns;
 	if (gap.length_ns >= observer->args->long_ns)
@@ -223,6 +253,7 @@ static void start_afresh(struct observer *observer)
 {
 	observer->have_last = false;
 	observer->gap.length_ns = 0;
+	observer->owed_ns = 0;
 	observer->up.at_ns = 0;
 	observer->down.at_ns = 0;
 }

@@ -46,6 +46,7 @@ struct observation {
 	uint64_t longest_ns, unaccounted_ns, long_gaps;
 	uint64_t quiet_ns, quiet_excess_ns;
 	uint64_t quick_ns, quick_advances, quick_grown_ns;
+	uint64_t late, late_ns;
 	uint64_t other_looks, other_advances, other_decreases;
 };
 

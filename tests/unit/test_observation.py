@@ -193,33 +193,61 @@ with MappedReader(sys.argv[1]) as reader:
     cpu = int(sys.argv[2])
     print("began", flush=True)
     seen = observe(reader, [cpu], 1.0)
-    print(json.dumps(seen.long_gaps.tolist()))
+    row = seen.rows[0]
+    late = {name: int(row[name]) for name in ("late", "late_ns")}
+    print(json.dumps({"gaps": seen.long_gaps.tolist(), **late}))
 """
 
 
-def test_a_long_gap_is_logged_with_what_was_stolen_in_it(machine):
+@pytest.fixture
+def stopped(machine):
+    """What is seen by an observer that is stopped for 0.2 s, of which the hypervisor tells."""
+
+    def run(tell_before, tell_after=lambda: None):
+        logger = [sys.executable, "-c", LOGGER, machine.path, str(CPU)]
+        with subprocess.Popen(logger, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "began\n"
+            time.sleep(0.3)
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.2)
+            tell_before()
+            process.send_signal(signal.SIGCONT)
+            tell_after()
+            return json.loads(process.stdout.read())
+
+    return run
+
+
+def test_a_long_gap_is_logged_with_what_was_stolen_in_it(machine, stopped):
     """A process that is stopped is switched out, and says so."""
-    logger = [sys.executable, "-c", LOGGER, machine.path, str(CPU)]
-    with subprocess.Popen(logger, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "began\n"
-        time.sleep(0.3)
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(0.2)
-        machine.steal(CPU, 150_000_000)
-        process.send_signal(signal.SIGCONT)
-        gaps = json.loads(process.stdout.read())
-    cpu, _, length_ns, stolen_ns, switches = max(gaps, key=lambda gap: gap[2])
+    seen = stopped(lambda: machine.steal(CPU, 150_000_000))
+    cpu, _, length_ns, stolen_ns, switches = max(seen["gaps"], key=lambda gap: gap[2])
     assert (cpu, stolen_ns) == (CPU, 150_000_000)
     assert length_ns >= 150_000_000  # it stops a little after it is told to
     assert switches >= 1
+    assert seen["late"] == 0
+
+
+def test_what_is_told_late_is_not_only_a_leap(machine, stopped):
+    def tell():
+        time.sleep(0.1)
+        machine.steal(CPU, 150_000_000)
+
+    seen = stopped(lambda: None, tell)
+    assert seen["late"] == 1
+    assert 50_000_000 < seen["late_ns"] < 900_000_000
+
+
+def test_a_leap_by_more_than_was_missing_is_not_told_late(machine, stopped):
+    seen = stopped(lambda: None, lambda: machine.steal(CPU, HOUR))
+    assert seen["late"] == 0
 
 
 def test_of_many_long_gaps_a_random_choice_is_logged(machine, monkeypatch):
     """Timer interrupts will do for gaps. The first of them would not stand for all."""
-    monkeypatch.setattr(observation, "LONG_NS", 1_000)
     monkeypatch.setattr(observation, "LOG_SIZE", 16)
     with MappedReader(machine.path) as reader:
-        seen = observe(reader, [CPU], 1.0, gap_ns=1_000)
+        seen = observe(reader, [CPU], 1.0, gap_ns=1_000, long_ns=1_000)
     (row,), gaps = seen.rows, seen.long_gaps
     assert row["long_gaps"] > 64
     assert len(gaps) == len(set(gaps["began_ns"].tolist())) == 16
