@@ -62,8 +62,9 @@ def bench(
 
     A thread on each vCPU keeps it busy and reads its count without a pause, for --seconds. Run
     something beside it, or have the host busy, to see what the counts make of it. COUNTED is how
-    much of the time that was missing from these threads in pieces of 10 us and more is in the
-    counts, EXPLAINED how much of all time is stolen, or by /proc/stat busy or idle.
+    much of the time that was missing from these threads in pieces of 1 ms and more is in the
+    counts, EXPLAINED how much of all time is stolen, or by /proc/stat busy or idle: more than all
+    where a kernel takes stolen time for its own, less where it missed ticks.
 
     Figures that were not steady are named at the end: they are not worth quoting.
     """

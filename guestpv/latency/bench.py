@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 from pytest_benchmark.stats import Stats
 
-from guestpv.latency.observation import GAP_NS, LongGaps, Observations, observe
+from guestpv.latency.observation import GAP_NS, LONG_NS, LongGaps, Observations, observe
 from guestpv.source.mapped import MappedReader
 from guestpv.source.procstat import Accounts, accounts
 
@@ -51,14 +51,16 @@ class Behaviour:
     ``moves``              how often it grew
     ``step_ns, worst_ns``  by how much in a gap of 10 us or longer: the median, and the most; None
                            if there was no such gap
-    ``missing_ns``         what was missing from the thread in such gaps, if its own guest did not
-                           switch it out meanwhile; a random choice where there are thousands
+    ``missing_ns``         what was missing from the thread in gaps of 1 ms or longer, if its own
+                           guest did not switch it out meanwhile: shorter ones are interrupts and
+                           exits of the guest, too. A random choice where there are thousands
     ``counted_ns``         what the count grew by in these
     ``late, late_ns``      how often something was told only after the vCPU was back, and how long
                            at worst; 0 where each gap was in the first count that was read after it
     ``explained_percent``  how much of the time the vCPU ran or was idle, by /proc/stat, or was
                            stolen from, by its count; None if /proc/stat says nothing. More than 100
-                           where a kernel takes stolen time for its own
+                           where a kernel takes stolen time for its own, less where it counts ticks,
+                           and misses those for which the vCPU was away
     ``waited_ns``          how long the thread waited for the vCPU, which ran something else
     =====================  =======================================================================
     """
@@ -188,7 +190,7 @@ def _useless(rows: Observations) -> str | None:
 def _behaviour(rows: Observations, gaps: LongGaps, explained_percent: float | None) -> Behaviour:
     walls_ns, grown_ns = rows["ended_ns"] - rows["began_ns"], rows["last_ns"] - rows["first_ns"]
     steps_ns = gaps["stolen_ns"][gaps["stolen_ns"] > 0]
-    own = gaps[gaps["switches"] == 0]
+    own = gaps[(gaps["switches"] == 0) & (gaps["length_ns"] >= LONG_NS)]
     return Behaviour(
         cpu=int(rows["cpu"][0]),
         wall_ns=int(walls_ns.sum()),
