@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from guestpv.source.mapped import MappedReader
 
 _SLACK_NS = 5_000_000
-"""Two clocks, read one after the other. No CPU goes and comes back in so little."""
+"""By how much two clocks may differ. No CPU goes and comes back in so little."""
 
 
 class Counter(ABC):
@@ -99,7 +99,7 @@ class CgroupCounter(Counter):
         now_ns = time.monotonic_ns()
         passed_ns, self._read_ns = now_ns - self._read_ns, now_ns
         online, known = _online(), self._groups.keys()
-        stayed = {cpu for cpu, group in self._groups.items() if group.stayed(passed_ns)}
+        stayed = {cpu for cpu, group in self._groups.items() if group.stayed()}
         for cpu in (online | known) - stayed:
             if group := self._groups.pop(cpu, None):
                 self._ended = self._ended.plus(group.stolen)
@@ -131,7 +131,7 @@ class CgroupCounter(Counter):
 class _OnCpu:
     """The events of a cgroup on one CPU, and one of the CPU itself, which shows that it stayed."""
 
-    __slots__ = ("_cgroup", "_cpu", "_enabled_ns", "stolen")
+    __slots__ = ("_cgroup", "_cpu", "_enabled_ns", "_read_ns", "stolen")
 
     def __init__(self, name: str, directory: int, cpu: int) -> None:
         self._cgroup = PerfGroup(f"{name} on cpu{cpu}", directory, cpu, cgroup=True)
@@ -141,12 +141,16 @@ class _OnCpu:
             self._cgroup.close()
             raise
         self._enabled_ns = self._cpu.read()[0]
+        self._read_ns = time.monotonic_ns()
         self.stolen = Bounds(0, 0)
 
-    def stayed(self, passed_ns: int) -> bool:
+    def stayed(self) -> bool:
         """Read it; whether its CPU was online all of this time."""
         self.stolen = self._cgroup.read()[1]
+        # The shortest that it can have been, since this vCPU may be taken away at any of these.
+        passed_ns = time.monotonic_ns() - self._read_ns
         before_ns, self._enabled_ns = self._enabled_ns, self._cpu.read()[0]
+        self._read_ns = time.monotonic_ns()
         return self._enabled_ns - before_ns >= passed_ns - _SLACK_NS
 
     def close(self) -> None:

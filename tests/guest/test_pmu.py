@@ -276,8 +276,11 @@ def test_it_is_named_which_cgroup_loses_most(loaded, pinned, cgroups):
 
 
 def test_the_task_that_loses_most_is_named_first(loaded, pinned):
-    with child(lambda: spin(60)) as pid:
-        Path(f"/proc/{pid}/comm").write_text("loser")
+    def lose():
+        Path("/proc/self/comm").write_text("loser")
+        spin(60)
+
+    with child(lose) as pid:
         os.sched_setaffinity(0, set(range(os.cpu_count())) - {pinned})
         watch = ["guestpv", "watch", "--tasks", "--json", "--count", "3"]
         done = subprocess.run(watch, capture_output=True, text=True)
