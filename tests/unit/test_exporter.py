@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """guestpv exporter, asked by an HTTP client over a page image that changes."""
 
+import gc
 import os
 import re
 import resource
@@ -10,9 +11,12 @@ import ssl
 import subprocess
 import sys
 import time
+import tracemalloc
 import urllib.error
 import urllib.request
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 
 import bcrypt
 import pytest
@@ -20,6 +24,7 @@ import trustme
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
+from guestpv.agent.exporter import Exporter
 from guestpv.agent.textfile import Textfile
 from guestpv.errors import Error
 from guestpv.page.image import write_image
@@ -174,6 +179,68 @@ def test_clients_that_only_sit_there_keep_nobody_out(serve, machine):
     finally:
         for client in sitting:
             client.close()
+
+
+def test_a_hundred_scrape_at_once(serve, machine):
+    served = serve(machine.path)
+    with ThreadPoolExecutor(100) as scrapers:
+        scraped = list(scrapers.map(lambda _: served.metrics(), range(200)))
+    assert all(stolen(3) in metrics for metrics in scraped)
+
+
+def test_a_thousand_half_open_connections(serve, machine):
+    served = serve(machine.path)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    try:
+        with ExitStack() as half_open:
+            for _ in range(1000):
+                client = socket.create_connection(("127.0.0.1", served.port), PATIENCE_S)
+                half_open.enter_context(client)
+            metrics = served.metrics()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert metrics["guestpv_up",] == 1
+    assert metrics["process_open_fds",] < 300, "they are bounded"
+
+
+def test_a_byte_a_second_keeps_nobody_waiting(serve, machine):
+    served = serve(machine.path)
+    with socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as slow:
+        for byte in b"GET":
+            slow.sendall(bytes([byte]))
+            assert served.metrics()["guestpv_up",] == 1
+            time.sleep(1)
+
+
+def test_a_request_of_10_mb_takes_no_memory(serve, machine):
+    served = serve(machine.path)
+    before = served.metrics()["process_resident_memory_bytes",]
+    with (
+        socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as client,
+        suppress(ConnectionError),  # it need not be read to its end
+    ):
+        client.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 10_000_000)
+    assert served.metrics()["process_resident_memory_bytes",] - before < 5_000_000
+
+
+def test_memory_stays_what_it_is_over_many_scrapes(machine):
+    """As traced: what each scrape leaves behind, were it 100 bytes, would be seen."""
+    exporter = Exporter(machine.path, lambda _: None, process=False)
+
+    def scrape(times):
+        for number in range(times):
+            exporter.render(openmetrics=bool(number % 2))
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = scrape(500)
+        assert scrape(1500) - before < 1500 * 100
+    finally:
+        tracemalloc.stop()
+        exporter.thread.shutdown()
 
 
 @pytest.mark.parametrize(

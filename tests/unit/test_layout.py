@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is laid out in C and in Python: the page's header, and what _native fills."""
+"""What is laid out in C, in Python and in words: the page's header, and what _native fills."""
 
 import re
 import subprocess
@@ -15,6 +15,7 @@ from guestpv.page import abi, layout
 
 CHECKOUT = Path(__file__).parents[2]
 UAPI = CHECKOUT / "kmod/uapi/guestpv.h"
+DOCUMENT = UAPI.with_name("PAGE.md")
 NATIVE = CHECKOUT / "guestpv/native"
 STRUCTS = {
     "guestpv_header": layout.HEADER,
@@ -124,3 +125,43 @@ def test_constants_have_the_values_of_c(in_c, name):
 @pytest.mark.parametrize("name", ASK_CONSTANTS)
 def test_constants_of_guestpv_ask_have_the_values_of_c(in_c, name):
     assert getattr(ask, name) == in_c[f"GUESTPV_ASK_{name}"]
+
+
+@pytest.mark.parametrize("name", ["guestpv_header", "guestpv_entry", "guestpv_stolen_time"])
+def test_the_document_has_each_field_where_it_stands_in_c(in_c, name):
+    """test_fields_stand_where_they_stand_in_c holds the dtype and C together."""
+    section = DOCUMENT.read_text().split(f"(`struct {name}`")[1].split("\n## ")[0]
+    documented = re.findall(r"^\| (\d+) \| (\d+) \| (\S+) \| `(\w+)` \|", section, re.MULTILINE)
+    declared = re.search(rf"struct {name} {{(.*?)}};", UAPI.read_text(), re.DOTALL)[1]
+    types = {
+        field: kind + (count or "")
+        for kind, field, count in re.findall(r"__(\w+)\s+(\w+)(\[\d+\])?;", declared)
+    }
+    assert documented == [
+        (
+            str(in_c[f"offsetof(struct {name}, {field})"]),
+            str(STRUCTS[name][field].itemsize),
+            types[field],
+            field,
+        )
+        for field in STRUCTS[name].names
+    ]
+
+
+def test_the_document_has_the_values_of_each_enum_and_constant():
+    document = DOCUMENT.read_text()
+    values = re.findall(r"^\| `(\w+)` \| (\d+) \| (\w+) \|", document, re.MULTILINE)
+    assert values == [
+        (kind.lower(), str(member.value), member.name)
+        for kind in ("CONDUIT", "STATE", "ORIGIN", "FAULT", "REASON")
+        for member in ENUMS[kind]
+    ]
+    fields = dict(re.findall(r"`(\w+)` \|.*?\| (.*) \|$", document, re.MULTILINE))
+    assert fields["magic"].startswith(f"{abi.MAGIC:#018x}:")
+    assert fields["abi_version"].startswith(f"{abi.ABI_VERSION};")
+    bits = {"bit 0: nothing but the index": abi.FLAG_PROBE, "bit 1: simulated": abi.FLAG_SIMULATED}
+    for text, flag in bits.items():
+        assert text in fields["flags"]
+        assert 1 << int(text[4]) == flag
+    for field, call in abi.CALLS.items():
+        assert re.match(re.escape(f"returned by {call}"), fields[field].replace("the last ", ""))
