@@ -43,7 +43,8 @@ def test_what_the_host_takes_is_seen_counted_and_explained(lab, steal):
         assert vcpu["stolen_ns"] <= taken_ns[vcpu["cpu"]]
         if steal:
             assert vcpu["stolen_ns"] > 0.5 * taken_ns[vcpu["cpu"]]  # it does more than to watch
-            assert 0.9 * vcpu["missing_ns"] < vcpu["counted_ns"] < 1.02 * vcpu["missing_ns"]
+            # An emulated host takes about half a millisecond to come back, which nobody counts.
+            assert 0.8 * vcpu["missing_ns"] < vcpu["counted_ns"] < 1.02 * vcpu["missing_ns"]
             assert vcpu["explained_percent"] < 105  # and less: this kernel counts by ticks
     print(*record["unsteady"], sep="\n")
 
