@@ -35,14 +35,15 @@ def test_what_the_host_takes_is_seen_counted_and_explained(lab, steal):
     taken_ns = [after - begun for begun, after in zip(before, lab.vcpu_run_delay_ns(), strict=True)]
     lab.steal(0)
     for vcpu in record["cpus"]:
+        stolen_percent = 100 * vcpu["stolen_ns"] / vcpu["wall_ns"]
         print(
-            f"{steal:2} %: {100 * vcpu['stolen_ns'] / vcpu['wall_ns']:.1f} % stolen,"
+            f"{steal:2} %: {stolen_percent:.1f} % stolen,"
             f" {1e9 * vcpu['moves'] / vcpu['wall_ns']:.1f} moves/s: {vcpu}"
         )
         assert vcpu["late"] == 0
         assert vcpu["stolen_ns"] <= taken_ns[vcpu["cpu"]]
         if steal:
-            assert vcpu["stolen_ns"] > 0.5 * taken_ns[vcpu["cpu"]]  # it does more than to watch
+            assert abs(stolen_percent - steal) < 10  # about so much is asked for
             # An emulated host takes about half a millisecond to come back, which nobody counts.
             assert 0.8 * vcpu["missing_ns"] < vcpu["counted_ns"] < 1.02 * vcpu["missing_ns"]
             assert vcpu["explained_percent"] < 105  # and less: this kernel counts by ticks
