@@ -116,7 +116,7 @@ def test_two_results_side_by_side(guestpv, machine, tmp_path):
     record["costs"]["read(cpu)"]["median_ns"] *= 1000
     (tmp_path / "before").write_text(json.dumps(record))
     second = guestpv(*options, "--compare", tmp_path / "before").stdout
-    (line,) = (line for line in second.splitlines() if "read(cpu)" in line)
+    (line,) = (line for line in second.splitlines() if line.startswith("read(cpu)"))
     assert line.split()[-1].startswith("0.00")
 
 
