@@ -11,6 +11,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/cpumask.h>
+#include <linux/err.h>
 #include <linux/errno.h>
 #include <linux/minmax.h>
 #include <linux/module.h>
@@ -19,6 +20,7 @@
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/sysfs.h>
+#include <linux/version.h>
 
 #include "core.h"
 
@@ -38,6 +40,36 @@ static bool guestpv_pmu_can_know(const struct perf_event *event)
 	return false;
 }
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+/*
+ * There a task's context of software events keeps a pointer to the PMU of whose
+ * event it was made, until the task ends, which may be long after this module was
+ * removed. So have it made for an event of the kernel's own, which then goes.
+ */
+static int guestpv_pmu_prepare_task(struct task_struct *task)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_SOFTWARE,
+		.size = sizeof(attr),
+		.config = PERF_COUNT_SW_DUMMY,
+		.disabled = 1,
+	};
+	struct perf_event *event;
+
+	event = perf_event_create_kernel_counter(&attr, -1, task, NULL, NULL);
+	if (IS_ERR(event))
+		return PTR_ERR(event);
+
+	perf_event_release_kernel(event);
+	return 0;
+}
+#else
+static int guestpv_pmu_prepare_task(struct task_struct *task)
+{
+	return 0;
+}
+#endif
+
 static void guestpv_pmu_destroy(struct perf_event *event)
 {
 	kfree(event->pmu_private);
@@ -47,6 +79,7 @@ static int guestpv_pmu_event_init(struct perf_event *event)
 {
 	const struct perf_event_attr *attr = &event->attr;
 	struct guestpv_reading *last;
+	int err;
 
 	if (attr->type != event->pmu->type)
 		return -ENOENT;
@@ -64,6 +97,13 @@ static int guestpv_pmu_event_init(struct perf_event *event)
 	if (!event->parent && attr->config == GUESTPV_EVENT_STOLEN &&
 	    !guestpv_pmu_can_know(event))
 		return -ENODATA;
+
+	/* What a child inherits goes into a context like its parent's. */
+	if (!event->parent && event->hw.target) {
+		err = guestpv_pmu_prepare_task(event->hw.target);
+		if (err)
+			return err;
+	}
 
 	last = kzalloc(sizeof(*last), GFP_KERNEL);
 	if (!last)

@@ -19,6 +19,8 @@ import guestpv
 
 PMU = Path("/sys/bus/event_source/devices/guestpv")
 STOLEN, UNKNOWN = 0, 1
+SOFTWARE, SOFTWARE_DUMMY = 1, 9
+"""PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY"""
 SLICES_NS = 300_000_000
 """What the host may take at a bad moment, where it is itself one of many on a busy machine."""
 
@@ -37,9 +39,9 @@ FD_CLOEXEC, PID_CGROUP = 8, 4
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def perf_event_open(config, *, pid=0, cpu=-1, bits=0, flags=FD_CLOEXEC, **fields):
+def perf_event_open(config, *, pmu=None, pid=0, cpu=-1, bits=0, flags=FD_CLOEXEC, **fields):
     attr = bytearray(SIZE)
-    struct.pack_into("<II", attr, TYPE, int((PMU / "type").read_text()), SIZE)
+    struct.pack_into("<II", attr, TYPE, pmu or int((PMU / "type").read_text()), SIZE)
     fields = {"CONFIG": config, "READ_FORMAT": TIMES, "BITS": bits} | fields
     for name, value in fields.items():
         struct.pack_into("<Q", attr, globals()[name], value)
@@ -329,6 +331,20 @@ ALLOWED = {
     "own, of user mode": ({"bits": EXCLUDE_KERNEL | EXCLUDE_HV}, 2),
     "a CPU's": ({"pid": -1, "cpu": 0, "bits": EXCLUDE_KERNEL}, 0),
 }
+
+
+def test_tasks_outlive_the_module_whose_events_they_had(loaded):
+    """Their context of software events may have been made for one of them."""
+    with child(signal.pause) as asleep, child(lambda: spin(60)) as busy:
+        for pid in asleep, busy:
+            os.close(perf_event_open(STOLEN, pid=pid))
+        subprocess.run(["rmmod", "guestpv"], check=True)
+        # While there are any events, a switch of tasks looks at their contexts.
+        fd = perf_event_open(SOFTWARE_DUMMY, pmu=SOFTWARE, pid=os.getpid())
+        time.sleep(0.5)
+        os.close(fd)
+    log = subprocess.run(["dmesg"], capture_output=True, text=True).stdout
+    assert "Oops" not in log
 
 
 def test_who_may_open_what_is_what_the_kernel_says_of_all_events(loaded, paranoid):
