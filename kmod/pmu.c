@@ -20,7 +20,6 @@
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/sysfs.h>
-#include <linux/version.h>
 
 #include "core.h"
 
@@ -40,7 +39,7 @@ static bool guestpv_pmu_can_know(const struct perf_event *event)
 	return false;
 }
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+#ifndef GUESTPV_HAVE_PMU_CONTEXT /* before 6.2; see Kbuild */
 /*
  * There a task's context of software events keeps a pointer to the PMU of whose
  * event it was made, until the task ends, which may be long after this module was
