@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""`guestpv watch --tasks` and `--cgroups`: from whom most is stolen."""
+"""`guestpv watch --tasks` and `--cgroup`: from whom most is stolen."""
 
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +11,7 @@ from typing import Any, Self
 import typer
 
 from guestpv.cli.records import write
-from guestpv.cli.waiting import Ticks, Waiting, single_keys
+from guestpv.cli.waiting import Ticks, Waiting, WholeTerminal, suspend
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.cgroups import Cgroups
 from guestpv.latency.many import Many
@@ -75,11 +73,7 @@ def _watch(
             if woken.stop or "q" in woken.keys:
                 return
             if woken.suspend:
-                if screen:
-                    screen.close()
-                os.kill(os.getpid(), signal.SIGSTOP)
-                if screen:
-                    screen.__enter__()
+                screen.suspend() if screen else suspend()
             if not ticks.due():
                 continue
             now, now_ns = many.read(), time.monotonic_ns()
@@ -165,21 +159,19 @@ class _Screen:
         self._kind = kind
         self._console = Console(highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, screen=True)
-        self._entered = ExitStack()
+        self._terminal = WholeTerminal(self._live)
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.enter_context(single_keys())
-            stack.enter_context(self._live)
-            self._entered = stack.pop_all()
+        self._terminal.__enter__()
         self.show([], 1, 0)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._terminal.__exit__()
 
-    def close(self) -> None:
-        self._entered.close()
+    def suspend(self) -> None:
+        self._terminal.suspend()
+        self.show([], 1, 0)
 
     def show(self, losers: list[Loser], interval_ns: int, left_out: int) -> None:
         from rich.table import Table

@@ -4,7 +4,6 @@
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Self
 
 from rich.console import Console, Group
@@ -17,7 +16,7 @@ from guestpv.cli.order import Sort, order
 from guestpv.cli.summary import summary
 from guestpv.cli.table import Table
 from guestpv.cli.view import View, clock
-from guestpv.cli.waiting import single_keys
+from guestpv.cli.waiting import WholeTerminal
 
 _SMALL = 12  # lines of a terminal that has no room for more than the table
 _MIN_CHART, _MAX_CHART = 4, 12
@@ -35,22 +34,17 @@ class Screen(View):
         self._changes: deque[Change] = deque(maxlen=_KEPT_CHANGES)
         self._console = Console()
         self._live = Live(console=self._console, screen=True, auto_refresh=False)
-        self._entered = ExitStack()
+        self._terminal = WholeTerminal(self._live)
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.enter_context(single_keys())
-            stack.enter_context(self._live)
-            self._entered = stack.pop_all()
+        self._terminal.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._entered.close()
+        self._terminal.__exit__()
 
     def suspend(self) -> None:
-        self._entered.close()
-        super().suspend()
-        self.__enter__()
+        self._terminal.suspend()
 
     def key(self, key: str) -> None:
         """Key s changes the order."""

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
 """What the ways in which `guestpv watch` shows a history have in common."""
 
-import os
-import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from guestpv.account.changes import Change
 from guestpv.account.history import History
+from guestpv.cli.waiting import suspend
 
 
 class View(ABC):
@@ -24,7 +23,7 @@ class View(ABC):
 
     def suspend(self) -> None:
         """Stop the process, as Ctrl-Z should; returns when it goes on."""
-        os.kill(os.getpid(), signal.SIGSTOP)
+        suspend()
 
 
 def clock(time_s: float) -> str:

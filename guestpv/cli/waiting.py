@@ -10,10 +10,10 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
 _OTHERS = {signal.SIGTSTP, signal.SIGWINCH, signal.SIGCONT}
@@ -137,8 +137,37 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
     """The wake-up pipe says it all, but Python writes to it only for signals with a handler."""
 
 
+class WholeTerminal:
+    """A page that has the terminal, and each of its keys, while this is entered."""
+
+    def __init__(self, page: AbstractContextManager[Any]) -> None:
+        self._page = page
+        self._entered = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(_single_keys())
+            stack.enter_context(self._page)
+            self._entered = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entered.close()
+
+    def suspend(self) -> None:
+        """Give it back and stop the process, as Ctrl-Z should; returns when it goes on."""
+        self._entered.close()
+        suspend()
+        self.__enter__()
+
+
+def suspend() -> None:
+    """Stop the process; returns when it goes on."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 @contextmanager
-def single_keys() -> Iterator[None]:
+def _single_keys() -> Iterator[None]:
     """The terminal gives each key as it is pressed, and does not show it."""
     if not sys.stdin.isatty():
         yield
