@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A machine in a file: a page image, in which a test plays the hypervisor and the module."""
 
+import fcntl
 import mmap
 import os
 import subprocess
@@ -103,13 +104,18 @@ def guestpv():
 
 @pytest.fixture
 def cpu0():
-    """Where a uevent of CPU 0 can be asked for, without anything else happening."""
+    """Where a uevent of CPU 0 can be asked for, without anything else happening.
+
+    All who listen hear it, so one test at a time has it: others may run beside it.
+    """
     uevent = Path("/sys/devices/system/cpu/cpu0/uevent")
-    try:
-        uevent.write_text("change")
-    except OSError:
-        pytest.skip("only root can ask the kernel for a uevent")
-    return uevent
+    with uevent.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            uevent.write_text("change")
+        except OSError:
+            pytest.skip("only root can ask the kernel for a uevent")
+        yield uevent
 
 
 @pytest.fixture
