@@ -22,9 +22,6 @@ from guestpv.page.abi import State
 if TYPE_CHECKING:
     from guestpv.source.mapped import MappedReader
 
-_SLACK_NS = 5_000_000
-"""By how much two clocks may differ. No CPU goes and comes back in so little."""
-
 
 class Counter(ABC):
     """What was stolen since it was made. A context manager; get one from `guestpv.counter`."""
@@ -131,7 +128,7 @@ class CgroupCounter(Counter):
 class _OnCpu:
     """The events of a cgroup on one CPU, and one of the CPU itself, which shows that it stayed."""
 
-    __slots__ = ("_cgroup", "_cpu", "_enabled_ns", "_read_ns", "stolen")
+    __slots__ = ("_cgroup", "_cpu", "stolen")
 
     def __init__(self, name: str, directory: int, cpu: int) -> None:
         self._cgroup = PerfGroup(f"{name} on cpu{cpu}", directory, cpu, cgroup=True)
@@ -140,18 +137,17 @@ class _OnCpu:
         except Error:
             self._cgroup.close()
             raise
-        self._enabled_ns = self._cpu.read()[0]
-        self._read_ns = time.monotonic_ns()
         self.stolen = Bounds(0, 0)
 
     def stayed(self) -> bool:
-        """Read it; whether its CPU was online all of this time."""
+        """Read it; whether its CPU was online all of this time.
+
+        When a CPU goes offline the kernel takes its events away, and they never count again
+        (perf_event_exit_cpu() in kernel/events/core.c). So it stayed if the CPU's own event goes on
+        between two reads now, however long ago it began and however often the vCPU was taken away.
+        """
         self.stolen = self._cgroup.read()[1]
-        # The shortest that it can have been, since this vCPU may be taken away at any of these.
-        passed_ns = time.monotonic_ns() - self._read_ns
-        before_ns, self._enabled_ns = self._enabled_ns, self._cpu.read()[0]
-        self._read_ns = time.monotonic_ns()
-        return self._enabled_ns - before_ns >= passed_ns - _SLACK_NS
+        return self._cpu.read()[0] < self._cpu.read()[0]
 
     def close(self) -> None:
         self._cgroup.close()
