@@ -2,6 +2,7 @@
 """The kernel's own account of each CPU's time, from /proc/stat."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,9 +32,11 @@ Accounts = npt.NDArray[np.void]
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
-_FEWEST_COLUMNS = 7  # of a whole line: all before steal, which is not everywhere
-_MOST_NS = np.iinfo(np.int64).max
-_MOST_DIGITS = len(str(_MOST_NS))
+_MOST_TICKS = np.iinfo(np.int64).max // TICK_NS
+_NUMBER = rb"\s++-?\d++"
+_LINE = re.compile(rb"\s*+(cpu\d++)(%b)(%b)?+(?:%b)*+\s*+" % (7 * _NUMBER, _NUMBER, _NUMBER))
+"""Name, all columns before steal, and steal, which some containers have no column for."""
+_NO_STEAL = b" -1"
 
 
 def accounts(cpus: Sequence[int], path: str = "/proc/stat") -> Accounts:
@@ -53,36 +56,42 @@ def parse(cpus: Sequence[int], stat: bytes) -> Accounts:
     """
     rows = no_accounts(cpus)
     row_of = {b"cpu%d" % cpu: row for row, cpu in enumerate(cpus)}
+    found: list[int] = []
+    columns: list[bytes] = []
     for line in stat.split(b"\n")[:-1]:  # what no newline ends was cut off
-        name, *fields = line.split() or [b""]
-        if name and not name.startswith(b"cpu"):
+        if whole := _LINE.fullmatch(line):
+            name, *numbers = whole.groups(_NO_STEAL)
+            if name in row_of:
+                found.append(row_of[name])
+                columns += numbers
+        elif line.strip() and not line.lstrip().startswith(b"cpu"):
             break
-        row = row_of.get(name)
-        if row is None or len(fields) < _FEWEST_COLUMNS or not all(map(_is_number, fields)):
-            continue
-        if rows["present"][row]:
-            rows[row] = (True, False, False, 0, 0, 0, 0, 0)
-            continue
-        user, nice, system, idle, iowait, irq, softirq, *more = fields
-        run_ns = _sum_ns((user, nice, system, irq, softirq))  # the time of own guests is in user
-        interrupts_ns = None if run_ns is None else _sum_ns((irq, softirq))
-        steal_ns = _sum_ns(more[:1]) if more else None  # some containers have no column for it
-        idle_ns = _sum_ns((idle, iowait))
-        known = run_ns is not None, steal_ns is not None
-        rows[row] = (True, *known, run_ns or 0, interrupts_ns or 0, steal_ns or 0, 0, idle_ns or 0)
+    if not found:
+        return rows
+    ticks = np.fromstring(b"".join(columns), np.int64, sep=" ").reshape(len(found), -1)
+    user, nice, system, idle, iowait, irq, softirq, steal = ticks.T
+    run_ns, run_known = _sum_ns(user, nice, system, irq, softirq)
+    steal_ns, steal_known = _sum_ns(steal)
+    for field, values in (
+        ("present", True),
+        ("run_known", run_known),
+        ("steal_known", steal_known),
+        ("run_ns", run_ns),
+        ("interrupts_ns", np.where(run_known, _sum_ns(irq, softirq)[0], 0)),
+        ("steal_ns", steal_ns),
+        ("idle_ns", _sum_ns(idle, iowait)[0]),
+    ):
+        rows[field][found] = values
+    rows[np.bincount(found, minlength=len(rows)) > 1] = (True, False, False, 0, 0, 0, 0, 0)
     return rows
 
 
-def _is_number(field: bytes) -> bool:
-    return field.removeprefix(b"-").isdigit()
-
-
-def _sum_ns(ticks: Sequence[bytes]) -> int | None:
-    """Nanoseconds of them together; None if no CPU can have so many."""
-    if not all(field.isdigit() and len(field) <= _MOST_DIGITS for field in ticks):
-        return None
-    ns = sum(map(int, ticks)) * TICK_NS
-    return ns if ns <= _MOST_NS else None
+def _sum_ns(*ticks: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Nanoseconds of them together, and whether a CPU can have so many; 0 where not."""
+    together = sum(ticks)
+    known = (np.minimum.reduce(ticks) >= 0) & (np.maximum.reduce(ticks) <= _MOST_TICKS)
+    known &= together <= _MOST_TICKS
+    return np.where(known, together, 0) * TICK_NS, known
 
 
 def no_accounts(cpus: Sequence[int]) -> Accounts:
