@@ -3,9 +3,11 @@
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+import numpy as np
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from guestpv.agent.textformat import ColumnFamily
 from guestpv.latency.cgroups import Cgroups
 
 
@@ -23,21 +25,25 @@ class CgroupCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        stolen = CounterMetricFamily(
+        read = self._cgroups.read()
+        # A cgroup's name can be any bytes, and a label is UTF-8.
+        names = [name.encode("utf-8", "backslashreplace").decode() for name in read]
+        least_ns = [bounds.least_ns for bounds in read.values()]
+        more_ns = [bounds.most_ns - bounds.least_ns for bounds in read.values()]
+        yield ColumnFamily(
+            "counter",
             "guestpv_cgroup_stolen_seconds",
             "What was stolen from the tasks of a cgroup and those below it; at least.",
-            labels=["cgroup"],
+            {"cgroup": names},
+            np.array(least_ns) / 1e9,
         )
-        unknown = CounterMetricFamily(
+        yield ColumnFamily(
+            "counter",
             "guestpv_cgroup_unknown_seconds",
             "How much more that may be, since CPUs went and came, or counts started again.",
-            labels=["cgroup"],
+            {"cgroup": names},
+            np.array(more_ns) / 1e9,
         )
-        for name, bounds in self._cgroups.read().items():
-            stolen.add_metric([name], bounds.least_ns / 1e9)
-            unknown.add_metric([name], (bounds.most_ns - bounds.least_ns) / 1e9)
-        yield stolen
-        yield unknown
         yield GaugeMetricFamily(
             "guestpv_cgroups_left_out",
             "How many more match, and are not counted: too many, or not permitted.",

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
+from guestpv.agent import textformat
 from guestpv.agent.cgroups import CgroupCollector
 from guestpv.agent.metrics import MonitorCollector
 from guestpv.agent.monitor import Monitor
@@ -46,9 +46,7 @@ class Exporter:
             ProcessCollector(registry=self.registry)
 
     def render(self, openmetrics: bool) -> bytes:
-        if openmetrics:
-            return bytes(generate_openmetrics(self.registry))  # type: ignore[no-untyped-call]
-        return generate_latest(self.registry)
+        return textformat.render(self.registry, openmetrics)
 
     async def look(self, interval_s: float) -> None:
         """Between scrapes, so that of a count that restarts no more than that is unknown."""

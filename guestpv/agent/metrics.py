@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from guestpv.agent.monitor import Look, Monitor
+from guestpv.agent.textformat import ColumnFamily
 from guestpv.page.abi import State
 from guestpv.page.names import name_of
 from guestpv.source.reader import Snapshot
@@ -122,14 +123,16 @@ def _by_cpu(look: Look) -> Iterator[Metric]:
         " that time was longer.",
         *(rows, look.greatest_step_ns / 1e9, look.step_known),
     )
-    states = GaugeMetricFamily(
+    cpus = list(map(str, rows["cpu"].tolist()))
+    states = rows["state"].tolist()
+    names = {state: name_of(State, state) for state in set(states)}
+    yield ColumnFamily(
+        "gauge",
         "guestpv_vcpu_state",
         "1 for what can be said of a vCPU: absent, online, offline, refused or starting.",
-        labels=["cpu", "state"],
+        {"cpu": cpus, "state": [names[state] for state in states]},
+        np.ones(len(rows)),
     )
-    for cpu, state in zip(rows["cpu"].tolist(), rows["state"].tolist(), strict=True):
-        states.add_metric([str(cpu), name_of(State, state)], 1)
-    yield states
     if look.source.kind != "procfs":
         seen = rows["valid"] | (rows["revision"] != 0) | (rows["attributes"] != 0)
         yield _gauge(
@@ -156,22 +159,17 @@ def _by_cpu(look: Look) -> Iterator[Metric]:
         )
 
 
-def _counter(name: str, about: str, rows: Snapshot, values: Any, chosen: Any = True) -> Metric:
-    family = CounterMetricFamily(name, about, labels=["cpu"])
-    for cpu, value in _series(rows, values, chosen):
-        family.add_metric([cpu], value)
-    return family
+def _counter(name: str, about: str, rows: Snapshot, values: Any, chosen: Any = ...) -> Metric:
+    return _family("counter", name, about, rows, values, chosen)
 
 
-def _gauge(name: str, about: str, rows: Snapshot, values: Any, chosen: Any = True) -> Metric:
-    family = GaugeMetricFamily(name, about, labels=["cpu"])
-    for cpu, value in _series(rows, values, chosen):
-        family.add_metric([cpu], value)
-    return family
+def _gauge(name: str, about: str, rows: Snapshot, values: Any, chosen: Any = ...) -> Metric:
+    return _family("gauge", name, about, rows, values, chosen)
 
 
-def _series(rows: Snapshot, values: Any, chosen: Any) -> Iterator[tuple[str, float]]:
-    """Of the rows that are *chosen*: label and value."""
-    shown = np.broadcast_to(chosen, len(rows))
-    cpus = map(str, rows["cpu"][shown].tolist())
-    return zip(cpus, values[shown].astype(float).tolist(), strict=True)
+def _family(
+    typ: str, name: str, about: str, rows: Snapshot, values: Any, chosen: Any
+) -> ColumnFamily:
+    """Of the rows that are *chosen*."""
+    cpus = list(map(str, rows["cpu"][chosen].tolist()))
+    return ColumnFamily(typ, name, about, {"cpu": cpus}, values[chosen].astype(float))

@@ -11,9 +11,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from guestpv import NoSourceError
 from guestpv.agent.cgroups import CgroupCollector
+from guestpv.agent.textformat import render
 from guestpv.latency import cgroups as module
 from guestpv.latency import perf
 from guestpv.latency.cgroups import Cgroups
@@ -54,6 +56,16 @@ def test_each_has_what_it_lost(cgroups, count, spin_in_cgroup):
     assert said["cgroup_unknown_seconds_total", busy.name] >= 0.2  # the stand-in's
     assert said["cgroup_stolen_seconds_total", idle.name] == 0
     assert said["cgroups_left_out",] == 0
+
+
+def test_a_name_that_is_no_utf8_is_a_label_all_the_same(cgroups, count):
+    group = cgroups("\udcff")  # how Python says 0xff in the name of a file
+    registry = CollectorRegistry()
+    registry.register(CgroupCollector(count(pattern_of(group))))
+    label = group.name.replace("\udcff", r"\\udcff")
+    for openmetrics in False, True:
+        text = render(registry, openmetrics).decode()
+        assert f'guestpv_cgroup_stolen_seconds_total{{cgroup="{label}"}} 0.0' in text
 
 
 def test_cgroups_that_come_and_go_are_followed(cgroups, count):
