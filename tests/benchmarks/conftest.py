@@ -25,7 +25,19 @@ RATIOS = [
     ("snapshot of 512", "copyto of 512", ""),
     ("snapshot of 512, cold", "a C loop over 512, cold", ""),
 ]
+RATIOS += [
+    (f"{theirs} of {cpus}", f"{ours} of {cpus}", aim)
+    for theirs, ours, aim in [
+        ("prometheus_client's text", "guestpv's text", "aim: 5 or more at 512"),
+        ("node_exporter's cpu", "guestpv exporter", ""),
+    ]
+    for cpus in (8, 64, 512, 4096)
+]
 FEW, MANY = 64, 4096
+
+
+def pytest_addoption(parser):
+    parser.addoption("--scrapes", type=int, default=2000, help="so many, of which memory is told")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,10 +74,20 @@ def pytest_terminal_summary(terminalreporter):
     for name, base, aim in RATIOS:
         if name in medians_ns and base in medians_ns:
             ratio = medians_ns[name] / medians_ns[base]
-            line = f"{ratio:8.2f} x {base:32} {name:32} {medians_ns[name]:9.1f} ns   {aim}"
+            line = f"{ratio:8.2f} x {base:32} {name:32} {_time(medians_ns[name]):>12}   {aim}"
             terminalreporter.line(line.rstrip())
     for what in "snapshot", "copyto":
         few, many = (medians_ns.get(f"{what} of {cpus}") for cpus in (FEW, MANY))
         if few and many:
             slope = (many - few) / (MANY - FEW)
             terminalreporter.line(f"{slope:8.2f} ns for each vCPU more, from {FEW} on: {what}")
+    for run in ran:
+        if "grown_bytes" in run.extra_info:
+            before, grown = (
+                run.extra_info[f"{what}_bytes"] >> 10 for what in ("resident", "grown")
+            )
+            terminalreporter.line(f"{before:8} kB resident before {run.name}, {grown:+} kB after")
+
+
+def _time(ns):
+    return f"{ns:.1f} ns" if ns < 1e5 else f"{ns / 1e6:.2f} ms"
