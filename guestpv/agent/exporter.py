@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The exporter: looks at the source, and gives Prometheus what it saw, by HTTP or as a file."""
+"""The exporter: looks at the source, and gives Prometheus what it saw, by HTTP or as a file, or
+sends it by OpenTelemetry's protocol."""
 
 import asyncio
 import errno
@@ -9,8 +10,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client.core import Metric
 
 from guestpv.agent import textformat
 from guestpv.agent.cgroups import CgroupCollector
@@ -23,12 +26,16 @@ from guestpv.agent.webconfig import WatchedWebConfig
 from guestpv.errors import BusyError, Error, PermissionDeniedError
 from guestpv.latency.cgroups import Cgroups
 
-WRITE_S = 15.0
-"""How often a textfile is written: as often as node_exporter is usually asked."""
+if TYPE_CHECKING:
+    from guestpv.agent.otlp import Otlp
+
+GIVE_S = 15.0
+"""How often metrics are given that nobody asks for: as often as exporters usually are asked."""
 
 _BACKLOG = 128
 
 Say = Callable[[str], None]
+Made = TypeVar("Made")
 
 
 class Exporter:
@@ -54,18 +61,24 @@ class Exporter:
             await asyncio.sleep(interval_s)
             await asyncio.get_running_loop().run_in_executor(self.thread, self._monitor.look)
 
-    async def write(self, textfile: Textfile, say: Say) -> None:
-        said = ""
+    def collect(self) -> list[Metric]:
+        return list(self.registry.collect())
+
+    async def give(self, make: Callable[[], Made], take: Callable[[Made], None], say: Say) -> None:
+        """What *make* makes of the metrics, to *take*, which may last, and may raise Error: that is
+        said once, until it has gone well again."""
+        goes_well = True
         while True:
             loop = asyncio.get_running_loop()
-            metrics = await loop.run_in_executor(self.thread, self.render, False)
+            made = await loop.run_in_executor(self.thread, make)
             try:
-                textfile.write(metrics)
-                said = ""
+                await asyncio.to_thread(take, made)
+                goes_well = True
             except Error as error:
-                if str(error) != said:
-                    say(said := str(error))
-            await asyncio.sleep(WRITE_S)
+                if goes_well:
+                    say(str(error))
+                goes_well = False
+            await asyncio.sleep(GIVE_S)
 
 
 def run(
@@ -73,6 +86,7 @@ def run(
     listen: tuple[str, int] | None,
     web_config: Path | None,
     textfile: Path | None,
+    otlp: "Otlp | None",
     interval_s: float,
     cgroups: Sequence[str],
     say: Say,
@@ -99,7 +113,7 @@ def run(
             scheme = "https" if watched.get().tls else "http"
             named = f"[{host}]" if ":" in host else host
             say(f"metrics at {scheme}://{named}:{port}/metrics")
-        asyncio.run(_run(exporter, listening, watched, written, interval_s, say))
+        asyncio.run(_run(exporter, listening, watched, written, otlp, interval_s, say))
 
 
 async def _run(
@@ -107,6 +121,7 @@ async def _run(
     listening: socket.socket | None,
     web_config: WatchedWebConfig,
     textfile: Textfile | None,
+    otlp: "Otlp | None",
     interval_s: float,
     say: Say,
 ) -> None:
@@ -118,13 +133,17 @@ async def _run(
         server = MetricsServer(exporter.render, exporter.thread, web_config)
         jobs.append(server.serve(listening))
     if textfile:
-        jobs.append(exporter.write(textfile, say))
+        jobs.append(exporter.give(lambda: exporter.render(False), textfile.write, say))
+    if otlp:
+        jobs.append(exporter.give(exporter.collect, otlp.send, say))
     tasks = [asyncio.create_task(job) for job in jobs]
     notify("READY=1")
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
     for task in tasks:
         task.cancel()
+    if otlp:
+        otlp.close()  # which ends what is being sent, too
     await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()  # raises what ended it, if it was not told to

@@ -8,6 +8,7 @@ which it is not known what was stolen there is a counter of its own.
 
 import platform
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -27,15 +28,20 @@ from guestpv.page.names import name_of
 from guestpv.source.reader import Snapshot
 
 
+@cache
+def own_version() -> str:
+    """guestpv's, or "unknown" where it is run from a checkout."""
+    try:
+        return version("guestpv")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 class MonitorCollector(Collector):
     """A look at each collection, and what it gave."""
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        try:
-            self._version = version("guestpv")
-        except PackageNotFoundError:  # it is run from a checkout
-            self._version = "unknown"
 
     def describe(self) -> list[Metric]:
         """So that registering it does not look."""
@@ -53,7 +59,7 @@ class MonitorCollector(Collector):
         yield InfoMetricFamily(
             "guestpv_build",
             "Which guestpv this is.",
-            {"version": self._version, "python": platform.python_version()},
+            {"version": own_version(), "python": platform.python_version()},
         )
         yield GaugeMetricFamily(
             "guestpv_up",

@@ -5,6 +5,7 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -23,7 +24,7 @@ def exporter(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help=f"Where to serve; without it {DEFAULT_LISTEN}, or with --textfile nowhere.",
+            help=f"Where to serve; {DEFAULT_LISTEN}, or with --textfile or --otlp nowhere.",
         ),
     ] = None,
     web_config: Annotated[
@@ -33,6 +34,13 @@ def exporter(
     textfile: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write guestpv.prom there, for node_exporter."),
+    ] = None,
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send by OpenTelemetry's protocol, as to http://127.0.0.1:4318.",
+        ),
     ] = None,
     interval: IntervalOption = 1.0,
     cgroup: CgroupOption = None,
@@ -67,12 +75,14 @@ def exporter(
     """Give Prometheus the stolen time of each vCPU, until Ctrl-C.
 
     It goes on, and says so in a metric, when the source can't be read, comes back, or is another.
-    It listens on this machine alone unless told otherwise; with --textfile and without --listen,
-    not at all.
+    It listens on this machine alone unless told otherwise; with --textfile or --otlp and without
+    --listen, not at all.
     """
-    address = _address(listen or DEFAULT_LISTEN) if listen or not textfile else None
+    address = _address(listen or DEFAULT_LISTEN) if listen or not (textfile or otlp) else None
     if web_config and not address:
         raise typer.BadParameter("--web-config is of no use without --listen")
+    if otlp:
+        _check_endpoint(otlp)
     if (install and uninstall) or (root and not (install or uninstall)):
         raise typer.BadParameter("--root belongs to one of --install and --uninstall")
     if install and textfile:
@@ -92,24 +102,28 @@ def exporter(
         return
     try:
         from guestpv.agent.exporter import run  # its packages are an extra
+
+        if otlp:
+            from guestpv.agent.otlp import Otlp  # so are its, another one
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("guestpv"):
             raise
         raise ModuleError(
             "guestpv exporter: not started",
             f"It needs Python packages that are not installed: {error.name}",
-            "install them: pip install 'guestpv[exporter]'",
+            f"install them: pip install 'guestpv[{'otel' if otlp else 'exporter'}]'",
         ) from error
     if address and not web_config and not _is_local(address[0]):
         _say(f"whoever reaches {listen} can read the metrics: --web-config asks for a password")
     if install:
-        service.install(_arguments(source, listen, web_config, interval), root, _say)
+        service.install(_arguments(source, listen, web_config, otlp, interval), root, _say)
         return
-    run(source, address, web_config, textfile, interval, cgroup or (), _say)
+    sender = Otlp(otlp) if otlp else None
+    run(source, address, web_config, textfile, sender, interval, cgroup or (), _say)
 
 
 def _arguments(
-    source: str, listen: str | None, web_config: Path | None, interval: float
+    source: str, listen: str | None, web_config: Path | None, otlp: str | None, interval: float
 ) -> list[str]:
     """What the service is run with: relative paths would be of another directory."""
     if source not in ("auto", "device", "procfs"):
@@ -119,6 +133,8 @@ def _arguments(
         given.append(f"--listen={listen}")
     if web_config:
         given.append(f"--web-config={web_config.absolute()}")
+    if otlp:
+        given.append(f"--otlp={otlp}")
     return given
 
 
@@ -131,6 +147,21 @@ def _address(text: str) -> tuple[str, int]:
     if not found or not int(found[3]) <= 65535:
         raise typer.BadParameter(f"{text} is no address, as in {DEFAULT_LISTEN} or [::1]:9857")
     return found[1] or found[2] or "0.0.0.0", int(found[3])
+
+
+def _check_endpoint(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or parts.query or parts.fragment:
+        raise typer.BadParameter(f"--otlp {url} is no URL, as in http://127.0.0.1:4318")
+    if parts.username is not None:
+        raise typer.BadParameter(
+            "--otlp takes no password, which others would see:"
+            " set OTEL_EXPORTER_OTLP_HEADERS=authorization=…"
+        )
 
 
 def _is_local(host: str) -> bool:

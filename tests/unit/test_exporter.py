@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """guestpv exporter, asked by an HTTP client over a page image that changes."""
 
+import asyncio
 import gc
 import os
 import re
@@ -360,6 +361,23 @@ def test_a_textfile_is_whole_and_is_taken_away(tmp_path, machine):
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
     assert os.listdir(directory) == [], "counters that stand still say that nothing is stolen"
+
+
+def test_what_fails_again_and_again_is_said_once(machine, monkeypatch):
+    monkeypatch.setattr("guestpv.agent.exporter.GIVE_S", 0)
+    exporter = Exporter(machine.path, pytest.fail, process=False)
+    said, fails = [], [True, True, False, True, True]
+
+    def take(_):
+        if fails.pop(0):
+            raise Error("not taken", "no room")
+
+    try:
+        with pytest.raises(IndexError):  # the end
+            asyncio.run(exporter.give(exporter.collect, take, said.append))
+    finally:
+        exporter.thread.shutdown()
+    assert said == ["not taken. no room."] * 2
 
 
 def test_no_two_write_one_textfile(tmp_path, machine):
