@@ -17,7 +17,7 @@ install_packages() {
 	local packages=(
 		mmdebstrap e2fsprogs cpio kmod xz-utils zstd openssh-client util-linux
 		gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm dropbear-bin
-		gcc clang make libc6-dev python3 python3-dev python3-venv
+		gcc clang gccgo make libc6-dev python3 python3-dev python3-venv
 		bc bison flex libelf-dev libssl-dev patchelf sparse
 		systemd # installs and judges the service of the exporter
 	)

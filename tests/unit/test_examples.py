@@ -12,15 +12,20 @@ import pytest
 from guestpv.page.image import write_image
 
 CHECKOUT = Path(__file__).parents[2]
-EXAMPLE = CHECKOUT / "guestpv/examples/stolen.c"
+C = ("-Wall", "-Wextra", "-Werror", "-std=c11", f"-I{CHECKOUT}/kmod/uapi", "stolen.c")
+COMPILED = {
+    "C, by gcc": ("gcc", *C),
+    "C, by clang": ("clang", *C),
+    "Go": ("gccgo", "-Wall", "-Werror", "stolen.go"),
+}
 
 
-@pytest.fixture(scope="module", params=["gcc", "clang"])
+@pytest.fixture(scope="module", params=COMPILED)
 def reader(request, tmp_path_factory):
-    """The example in C, made by a compiler that takes no warning."""
+    """An example, made by a compiler that takes no warning."""
     program = tmp_path_factory.mktemp("example") / "stolen"
-    flags = ["-Wall", "-Wextra", "-Werror", "-std=c11", f"-I{CHECKOUT}/kmod/uapi"]
-    subprocess.run([request.param, *flags, EXAMPLE, "-o", program], check=True)
+    command = [*COMPILED[request.param], "-o", program]
+    subprocess.run(command, cwd=CHECKOUT / "guestpv/examples", check=True)
     return program
 
 

@@ -2,7 +2,8 @@
 """The project as a guest gets it: a tar on a disk of its own, unpacked over its root.
 
 It holds the package as a user would install it (a wheel, cross-built), the modules for the
-machine's kernel where DKMS would put them, and the tests that run in a guest.
+machine's kernel where DKMS would put them, and the tests that run in a guest, with the shipped
+reader in C, built.
 """
 
 import os
@@ -28,7 +29,7 @@ UNPACK = "/bin/busybox tar -x -C / -f /dev/lab-payload"
 @cache
 def payload(kernel: Kernel) -> Path:
     """The tar for guests that boot this kernel; the same for as long as this process lives."""
-    module, package, tests = kmod.build(kernel).module, _package(), _tests()
+    module, package, example, tests = kmod.build(kernel).module, _package(), _example(), _tests()
     asking = module.with_name("guestpv_ask.ko")  # of the same build
 
     def build(directory: Path) -> None:
@@ -38,6 +39,7 @@ def payload(kernel: Kernel) -> Path:
             copy = root / "root" / test.relative_to(CHECKOUT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(test, copy)
+        shutil.copy(example, root / "root/tests/guest")
         extra = root / "lib/modules" / kernel.release / "extra"
         extra.mkdir(parents=True)
         for each in module, asking:
@@ -47,7 +49,8 @@ def payload(kernel: Kernel) -> Path:
         process.run("/sbin/depmod", "-b", root, kernel.release)
         pack(root, directory / "payload.tar")
 
-    inputs: list[str | Path] = [Path(__file__), kernel.release, module, package.name, *tests]
+    inputs: list[str | Path] = [Path(__file__), kernel.release, module, package.name]
+    inputs += [example, *tests]
     return artefact(f"payload-{kernel.name}", inputs, build) / "payload.tar"
 
 
@@ -63,6 +66,17 @@ def pack(root: Path, tar: Path) -> None:
 def _tests() -> list[Path]:
     """The guest's tests and pytest's settings; `pytest tests/guest` works there as it does here."""
     return [CHECKOUT / "pyproject.toml", *sorted((CHECKOUT / "tests/guest").glob("*.py"))]
+
+
+def _example() -> Path:
+    """guestpv/examples/stolen.c as a program."""
+    header, source = CHECKOUT / "kmod/uapi/guestpv.h", CHECKOUT / "guestpv/examples/stolen.c"
+
+    def build(directory: Path) -> None:
+        flags = ("-O2", "-Wall", "-Wextra", "-Werror", "-std=c11", f"-I{header.parent}")
+        process.run("aarch64-linux-gnu-gcc", *flags, source, "-o", directory / "stolen")
+
+    return artefact("example", [Path(__file__), header, source], build) / "stolen"
 
 
 def _package() -> Path:
