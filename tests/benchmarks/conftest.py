@@ -37,7 +37,7 @@ FEW, MANY = 64, 4096
 
 
 def pytest_addoption(parser):
-    parser.addoption("--scrapes", type=int, default=2000, help="so many, of which memory is told")
+    parser.addoption("--scrapes", type=int, default=1000, help="so many, of which memory is told")
 
 
 @pytest.fixture(scope="session", autouse=True)
