@@ -69,7 +69,7 @@ def parse(cpus: Sequence[int], stat: bytes) -> Accounts:
     if not found:
         return rows
     ticks = np.fromstring(b"".join(columns), np.int64, sep=" ").reshape(len(found), -1)
-    user, nice, system, idle, iowait, irq, softirq, steal = ticks.T
+    user, nice, system, idle, iowait, irq, softirq, steal = ticks.T  # user: with own guests' time
     run_ns, run_known = _sum_ns(user, nice, system, irq, softirq)
     steal_ns, steal_known = _sum_ns(steal)
     for field, values in (
