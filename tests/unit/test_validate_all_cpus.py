@@ -112,6 +112,19 @@ def test_of_long_gaps(judge, counted):
     assert judged(judge, guest_of(rows())).verdict == "skip"
 
 
+def test_what_is_hardly_known_is_a_warning():
+    rng = np.random.default_rng(0)
+    stolen_ns = rng.exponential(500_000, 100).astype(int)
+    beside_ns = (stolen_ns * rng.exponential(2.5, 100)).astype(int)
+    log = [
+        (0, i * 50_000_000, 1_000_000 + ns + more, ns, 0)
+        for i, (ns, more) in enumerate(zip(stolen_ns, beside_ns, strict=True))
+    ]
+    finding = judged(gaps.proportional, guest_of(rows(), log))
+    assert finding.verdict == "warn"
+    assert "too vague to blame anybody" in finding.text
+
+
 def test_of_sleep():
     guest = guest_of(rows())
     guest.naps = {cpu: Slept(np.zeros(50, NAP), 0.0) for cpu in CPUS}
