@@ -19,8 +19,8 @@ _LONG_NS = 100_000_000
 """And at least so much of it."""
 _QUICK_ADVANCES = 3
 """How often a count may grow while there was no time to leave the vCPU."""
-_SLEPT = 0.01
-"""Part of an undisturbed sleep that may be counted."""
+_SLEPT = 0.05
+"""Part of a sleep that may be counted although it was one of those that were disturbed least."""
 _AWAKE = 0.1
 """Part of the time in which something else may run on a vCPU that is to sleep."""
 _EXCESS = 0.001
