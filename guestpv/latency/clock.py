@@ -69,11 +69,12 @@ class Clock(ABC):
     raises. Both go on as soon as it can be told again.
     """
 
-    __slots__ = ("_began_ns", "_last_ns", "_thread", "_told_ns", "_why")
+    __slots__ = ("_last_ns", "_thread", "_told_ns", "_why", "began_ns")
 
     def __init__(self, began_ns: int) -> None:
         self._thread = threading.get_native_id()
-        self._began_ns = began_ns
+        self.began_ns = began_ns
+        """When it was made, by CLOCK_MONOTONIC."""
         self._last_ns = 0
         self._told_ns = 0
         self._why: Error | None = None
@@ -101,7 +102,7 @@ class Clock(ABC):
         if now.unknown_ns != self._told_ns:
             self._told_ns = now.unknown_ns
             raise self._why or _unknown("The count of the vCPU meant nothing, or started again")
-        at_ns = self._began_ns + now.wall_ns - now.stolen_ns
+        at_ns = self.began_ns + now.wall_ns - now.stolen_ns
         self._last_ns = max(at_ns, self._last_ns + 1)
         return self._last_ns
 
@@ -160,7 +161,7 @@ class CpuClock(Clock):
         except (BusyError, StructureError, _NotPinnedError) as error:
             self._why = error
             monotonic_ns = time.monotonic_ns()
-        wall_ns = monotonic_ns - self._began_ns
+        wall_ns = monotonic_ns - self.began_ns
         passed_ns = wall_ns - last.wall_ns
         if self._count is None:
             grown_ns = None
@@ -223,7 +224,7 @@ class ThreadClock(Clock):
 
     def _elapsed(self) -> Elapsed:
         monotonic_ns, stolen_ns = _undisturbed(self._stolen_ns)
-        return Elapsed(monotonic_ns - self._began_ns, stolen_ns, self._unknown_ns)
+        return Elapsed(monotonic_ns - self.began_ns, stolen_ns, self._unknown_ns)
 
     def _stolen_ns(self) -> int:
         _, stolen = self._group.read()

@@ -7,6 +7,7 @@ one: so the last calls are the rounds.
 
 import threading
 import time
+from array import array
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ MODES = ("mark", "drop", "correct", "off")
 KEY = "guestpv"
 """Where a benchmark's `extra_info` has what was stolen."""
 
+_SWIFT_NS = 20_000
+"""Nothing of consequence is stolen in so little time: a host's slices are longer."""
+_TRIES = 3
 _USUAL_TIMER = "time.perf_counter"
 
 
@@ -49,11 +53,28 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Session(config.option), "guestpv-benchmarks")
 
 
-class Timer:
-    """Times rounds for pytest-benchmark, in seconds, and keeps what was stolen up to each call.
+class Call:
+    """What a call of the timer gives, of which pytest-benchmark takes differences, in seconds.
 
-    One for all benchmarks, since its precision is measured but once.
+    A round begins when the call before it ends, and ends when the call after it begins: reading
+    what was stolen takes some microseconds, which are in neither.
     """
+
+    __slots__ = ("_corrects", "_early", "_late")
+
+    def __init__(self, early: "Elapsed", late: "Elapsed", corrects: bool) -> None:
+        self._early = early
+        self._late = late
+        self._corrects = corrects
+
+    def __sub__(self, begin: "Call") -> float:
+        passed = self._early.since(begin._late)
+        stolen_ns = passed.stolen_ns if self._corrects else 0
+        return max(passed.wall_ns - stolen_ns, 1) / 1e9
+
+
+class Timer:
+    """The timer of all benchmarks of a session; it keeps what was stolen up to each call."""
 
     def __init__(self, corrects: bool) -> None:
         self.__name__ = "unstolen_clock" if corrects else "wall_clock"
@@ -66,19 +87,28 @@ class Timer:
         if self._clock is not None:
             self._clock.close()
         self._thread = 0
-        self._last_ns = 0
-        self.calls: list[Elapsed] = []
+        self._calls = array("q")  # four figures of each: there may be many
         self.why: Error | None = None
         """Why nothing is known of what was stolen."""
 
-    def __call__(self) -> float:
+    def __call__(self) -> Call:
         if self._thread != threading.get_ident():
             self._begin_here()
+        called_ns = time.monotonic_ns() - self._began_ns
         now = self._elapsed()
-        self.calls.append(now)
-        at_ns = now.wall_ns - now.stolen_ns if self._corrects else now.wall_ns
-        self._last_ns = max(at_ns, self._last_ns + 1)
-        return self._last_ns / 1e9
+        # What was stolen is that of now. If it was slow to come, some may have been stolen between.
+        if now.wall_ns - called_ns > _SWIFT_NS:
+            called_ns = now.wall_ns
+        for _ in range(_TRIES):
+            late_ns = time.monotonic_ns() - self._began_ns
+            if late_ns - now.wall_ns <= _SWIFT_NS:
+                break
+            now = self._elapsed()
+        else:
+            late_ns = now.wall_ns
+        _, *stolen = now
+        self._calls.extend((called_ns, late_ns, *stolen))
+        return Call(now._replace(wall_ns=called_ns), now._replace(wall_ns=late_ns), self._corrects)
 
     def _begin_here(self) -> None:
         """A benchmark need not run in the thread that began the test."""
@@ -88,9 +118,10 @@ class Timer:
         self._thread = threading.get_ident()
         try:
             self._clock = clock.of_this_thread()
+            self._began_ns = self._clock.began_ns
         except Error as error:
             self._clock, self.why = None, error
-        self._began_ns = time.monotonic_ns()
+            self._began_ns = time.monotonic_ns()
 
     def _elapsed(self) -> "Elapsed":
         if self._clock is not None:
@@ -100,10 +131,20 @@ class Timer:
         passed_ns = time.monotonic_ns() - self._began_ns
         return Elapsed(passed_ns, 0, passed_ns)
 
+    def was_called(self) -> bool:
+        return bool(self._calls)
+
     def rounds(self, number: int) -> "list[Elapsed]":
         """The last so many."""
-        calls = self.calls[len(self.calls) - 2 * number :]
-        return [end.since(begin) for begin, end in zip(calls[::2], calls[1::2], strict=True)]
+        from guestpv.latency.clock import Elapsed
+
+        figures = self._calls[len(self._calls) - 8 * number :]
+        return [
+            Elapsed(early_ns - late_ns, stolen_ns - before_ns, unknown_ns - unknown_before_ns)
+            for _, late_ns, before_ns, unknown_before_ns, early_ns, _, stolen_ns, unknown_ns in zip(
+                *(figures[n::8] for n in range(8)), strict=True
+            )
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +198,7 @@ class _Session:
         try:
             return (yield)
         finally:
-            if benchmark.stats and self._timer.calls and not benchmark.has_error:
+            if benchmark.stats and self._timer.was_called() and not benchmark.has_error:
                 self._judge(item.name, benchmark.stats, benchmark.extra_info)
             self._timer.begin()
 
@@ -181,7 +222,7 @@ class _Session:
             "mode": self._mode,
             "max_percent": self._limit,
             "stolen_percent": [100 * part / wall_ns for part in (stolen_ns, most_ns)],
-            "wall_ns": [one.wall_ns for one in rounds],
+            "wall_ns": wall_ns,
             "stolen_ns": [one.stolen_ns for one in rounds],
             "unknown_ns": {n: rounds[n].unknown_ns for n in unknown},
             "disturbed": len(disturbed),

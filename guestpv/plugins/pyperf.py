@@ -7,8 +7,10 @@
 
 A hook can't change what was measured. A script can have the host's share left out::
 
+    from guestpv.plugins.pyperf import corrected
+
     runner = pyperf.Runner()
-    runner.bench_time_func("sort", guestpv.plugins.pyperf.corrected(sort))
+    runner.bench_time_func("sort", corrected(sort))
 """
 
 import sys
