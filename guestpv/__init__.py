@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from guestpv.account.delta import DELTA, delta
     from guestpv.account.events import Events, events
     from guestpv.account.totals import TOTALS, Totals
+    from guestpv.latency import clock
     from guestpv.latency.bounds import Bounds
     from guestpv.latency.counter import Counter, counter
     from guestpv.latency.span import Span, span
@@ -60,9 +61,13 @@ _HOMES = {
     "source.procfs": ("ProcfsReader",),
     "source.reader": ("SNAPSHOT", "Reader", "Reading", "Source"),
 }
+_MODULES = {"clock": "latency.clock"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = globals()[name] = import_module(f"guestpv.{_MODULES[name]}")
+        return value
     for home, names in _HOMES.items():
         if name in names:
             value = globals()[name] = getattr(import_module(f"guestpv.{home}"), name)
@@ -98,6 +103,7 @@ __all__ = [
     "StructureError",
     "Totals",
     "UnsupportedError",
+    "clock",
     "counter",
     "delta",
     "events",

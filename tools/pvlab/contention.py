@@ -34,8 +34,8 @@ class Contention:
         self._cpus = cpus
         self._loops: list[str] = []
 
-    def set(self, percent: int, *, after_s: float = 0) -> None:
-        """Take about this much of the time of each CPU, in a while, until it is set anew."""
+    def set(self, percent: int, *, after_s: float = 0, period_ns: int = PERIOD_NS) -> None:
+        """Take about this much of each period of each CPU, in a while, until it is set anew."""
         if percent and not self._cpus:
             raise LabError("there is no hypervisor that could take time from the guest")
         if not 0 <= percent <= HIGHEST:
@@ -46,8 +46,8 @@ class Contention:
         if percent:
             start = _START.format(
                 cpus=self._cpus,
-                runtime=PERIOD_NS * percent // 100,
-                period=PERIOD_NS,
+                runtime=period_ns * percent // 100,
+                period=period_ns,
                 after_s=after_s,
             )
             self._loops = self._host.run(["sh", "-c", start]).stdout.split()
