@@ -10,7 +10,7 @@ import pytest
 
 import guestpv
 from guestpv.driver import ask
-from guestpv.latency.jitter import GAP, NOISE
+from guestpv.latency.jitter import BUCKETS, GAP, NOISE
 from guestpv.latency.observation import LONG_GAP, OBSERVATION
 from guestpv.page import abi, layout
 
