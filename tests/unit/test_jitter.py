@@ -170,7 +170,7 @@ def counted(length_ns, stolen_ns):
         "length_ns": length_ns,
         "stolen_least_ns": stolen_ns,
         "stolen_most_ns": stolen_ns,
-    } | more
+    }
 
 
 def late(ns):
