@@ -366,11 +366,16 @@ def test_what_is_told_late_makes_it_an_interval(machine, stopped):
     assert said["stolen"][1] >= 150 * MS
 
 
-@pytest.mark.parametrize("happens", ["restart", "take_back"])
+@pytest.mark.parametrize("happens", ["restart", "take_back", "restart, and soon higher"])
 def test_where_the_count_restarts_nothing_is_known(machine, stopped, happens):
+    def restart_higher():
+        machine.enter(CPU, epoch=2)
+        machine.steal(CPU, 50 * MS)
+
     acts = {
         "restart": lambda: machine.restart(CPU),
         "take_back": lambda: machine.take_back(CPU, 7),
+        "restart, and soon higher": restart_higher,
     }
     said = stopped(acts[happens])
     assert said["stolen"] == [0, said["length_ns"]]
