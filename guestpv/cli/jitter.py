@@ -167,19 +167,23 @@ def _cpus_of(path: str) -> tuple[int, ...] | None:
 
 
 def _choose(reader: "MappedReader | None", chosen: CpuList | None) -> tuple[int, ...]:
-    allowed = tuple(sorted(os.sched_getaffinity(0)))
-    there = reader.cpus if reader else _cpus_of(POSSIBLE) or allowed
+    """Those that the user named, which may be isolated ones, or those that this process is on."""
+    from guestpv.latency.pinned import allowed_cpus
+
+    own = tuple(sorted(os.sched_getaffinity(0)))
+    there = reader.cpus if reader else _cpus_of(POSSIBLE) or own
     if not chosen:
-        cpus = tuple(cpu for cpu in allowed if cpu in there)
+        cpus = tuple(cpu for cpu in own if cpu in there)
         if not cpus:
             raise NoSuchCpuError(
-                f"cpu{listed(allowed)}: not in the source",
-                "Those are the CPUs that this process may run on",
-                f"use 'taskset -c {listed(there)} guestpv jitter ...'",
+                f"cpu{listed(own)}: not in the source",
+                "Those are the CPUs that this process was started on",
+                f"choose others with --cpu {listed(there)}",
             )
         return cpus
     cpus = chosen.choose(there)
-    online = _cpus_of(ONLINE) or allowed
+    online = _cpus_of(ONLINE) or own
+    allowed = allowed_cpus(online)
     for cpu in cpus:
         if cpu not in online:
             raise NoSuchCpuError(
@@ -188,8 +192,8 @@ def _choose(reader: "MappedReader | None", chosen: CpuList | None) -> tuple[int,
         if cpu not in allowed:
             raise PermissionDeniedError(
                 f"cpu{cpu}: this process may not run on it",
-                f"Its affinity, by taskset, a cpuset or systemd, is {listed(allowed)}",
-                f"leave it out of --cpu, or use 'taskset -c {chosen.text} guestpv jitter ...'",
+                f"Its cpuset has {listed(sorted(allowed))} (cpuset(7))",
+                "leave it out of --cpu, or give the container or service more CPUs",
             )
     return cpus
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """A thread on each of some vCPUs, all for the same time."""
 
+import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from guestpv._native import pin
 from guestpv.latency.freeing import free
@@ -13,6 +15,17 @@ _START_S = 1.0
 """How long to wait for all threads to run before what they do counts as begun."""
 _PATIENCE_S = 10
 """How long a thread may be late before it is given up."""
+
+
+def allowed_cpus(cpus: Iterable[int]) -> set[int]:
+    """Those of *cpus* that this process may run on if it wants to, whatever it was started on."""
+
+    def ask() -> set[int]:
+        os.sched_setaffinity(0, cpus)
+        return os.sched_getaffinity(0)
+
+    with ThreadPoolExecutor(1) as other:  # a thread's affinity is its own
+        return other.submit(ask).result()
 
 
 def run_pinned(

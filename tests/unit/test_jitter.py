@@ -462,14 +462,40 @@ def test_a_threshold_that_no_look_is_below_is_refused(guestpv, machine):
     assert "a look at the counter takes" in " ".join(done.stderr.split())
 
 
-@pytest.mark.skipif(len(CPUS) < 2, reason="this machine has one CPU")
-def test_a_cpu_that_is_not_allowed_is_named(machine):
-    command = ["taskset", "-c", str(CPU), sys.executable, "-m", "guestpv", "jitter"]
+@pytest.fixture
+def cpuset():
+    """The file that moves a process to where it may run on the first CPU alone."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    root = next(
+        (Path(where) for _, where, _, how, *_ in mounts if "cpuset" in how.split(",")), None
+    )
+    if not root or os.getuid() or len(CPUS) < 2:
+        pytest.skip("only root can make a cpuset, here of cgroup v1, and of fewer CPUs than two")
+    group = root / f"guestpv-test-{os.getpid()}"
+    group.mkdir()
+    (group / "cpuset.mems").write_text((root / "cpuset.mems").read_text())
+    (group / "cpuset.cpus").write_text(str(CPU))
+    yield group / "cgroup.procs"
+    group.rmdir()
+
+
+def test_a_cpu_that_is_not_allowed_is_named(machine, cpuset):
+    script = f'echo $$ >{cpuset}; exec "$@"'
+    command = ["sh", "-c", script, "sh", sys.executable, "-m", "guestpv", "jitter"]
     options = ["--source", machine.path, "--cpu", f"{CPUS[0]},{CPUS[1]}"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
     assert done.returncode == 4
     assert f"cpu{CPUS[1]}: this process may not run on it" in done.stderr
-    assert "taskset -c" in done.stderr
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="this machine has one CPU")
+def test_a_cpu_that_it_was_not_started_on_can_be_named(machine):
+    """As is an isolated one, on which the scheduler starts nothing."""
+    command = ["taskset", "-c", str(CPUS[0]), sys.executable, "-m", "guestpv", "jitter", "--json"]
+    options = ["--source", machine.path, "--cpu", str(CPUS[1]), "--duration", "100ms"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["thread"]["0"]["cpu"] == CPUS[1]
 
 
 def test_without_permission_for_a_priority_it_says_what_to_do(machine):
