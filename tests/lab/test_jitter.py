@@ -88,6 +88,25 @@ def test_nothing_is_called_stolen_that_an_idle_host_did_not_take(lab):
         assert thread["gaps"] > 0
 
 
+def test_its_look_beside_that_of_oslat(lab):
+    """Which counts whole microseconds. Both on cpu1, one after the other; nothing to pass or fail."""
+    options = ["--duration", f"{CONTENDED_S}s", "--cpu-list", "1", "--quiet", "--json=/tmp/oslat"]
+    assert lab.run(["oslat", *options]).returncode == 0
+    said = json.loads(lab.run(["cat", "/tmp/oslat"]).stdout)["thread"]["0"]
+    looks = sum(said["histogram"].values())
+    print(f"oslat: {1e9 * said['duration'] / looks:.0f} ns a look, the shortest {said['min']} us")
+    options = ["--duration", f"{CONTENDED_S}s", "--cpu", "1", "--json"]
+    for name, source in ("with the count", []), ("without", ["setpriv", "--reuid=65534"]):
+        done = lab.run([*source, "guestpv", "jitter", *options])
+        record = json.loads(done.stdout)
+        own = record["thread"]["0"]
+        quiet_ns = own["duration_ns"] - own["noise_ns"] - own["measuring_ns"]
+        print(
+            f"jitter, {name}: {quiet_ns / own['looks']:.0f} ns a look, the shortest"
+            f" {own['min_ns']} ns, steps of {record['step_ns']:g} ns"
+        )
+
+
 def test_a_count_that_is_told_late_gives_bounds_with_what_was_taken_between(lab):
     with lab.lying(Lie(late_ns=LATE_NS)):
         threads, taken_ns = found(lab, LOOK_S, 40)
