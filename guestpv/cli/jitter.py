@@ -79,54 +79,60 @@ def jitter(
     It ends after --duration, or with q or Ctrl-C, and reports what it found so far. Threads with
     --priority may be throttled by the kernel (kernel.sched_rt_runtime_us), which is in QUEUE.
     """
-    from guestpv.latency.jitter import Counter, Jitter, rt_runtime_us
+    from guestpv.latency.jitter import Counter, Jitter
 
+    if until_gap is not None and until_gap < threshold:
+        raise typer.BadParameter(
+            "it is shorter than --threshold, and what is, is no gap", param_hint="--until-gap"
+        )
     with ExitStack() as stack:
         reader, unknown = _open(source)
         if reader:
             stack.enter_context(reader)
         cpus = _choose(reader, cpu)
         counter = Counter.here()
+        ticks, until_gap_ns = _ticks(counter, threshold), round(1e9 * (until_gap or 0))
         measured = Jitter(
-            reader,
-            cpus,
-            threshold=_ticks(counter, threshold),
-            until_gap_ns=round(1e9 * until_gap) if until_gap else 0,
-            priority=priority,
+            reader, cpus, threshold=ticks, until_gap_ns=until_gap_ns, priority=priority
         )
         _check_threshold(threshold, measured.shortest_look_ns())
-        if unknown:
-            _say(f"what is stolen is not known: {_why(unknown)}")
-        throttled = _throttling(rt_runtime_us()) if priority else None
-        if throttled and not as_json:
-            _say(throttled)
         about = {
-            "threshold_ns": counter.ns(_ticks(counter, threshold)),
-            "until_gap_ns": round(1e9 * until_gap) if until_gap else None,
+            "threshold_ns": counter.ns(ticks),
+            "until_gap_ns": until_gap_ns or None,
             "step_ns": counter.step_ns,
             "priority": priority,
-            "throttling": throttled,
+            "throttling": _throttling() if priority else None,
             "unknown": _why(unknown) if unknown else None,
         }
+        if unknown:
+            _say(f"what is stolen is not known: {about['unknown']}")
+        if about["throttling"] and not as_json:
+            _say(f"{about['throttling']}")
         finished = _run(measured, seconds, reader, about, as_json)
-        vcpus, outlier = measured.vcpus(), measured.outlier()
-        if not vcpus:
-            raise NoSuchCpuError(
-                f"cpu{listed(cpus)}: not measured",
-                "; ".join(sorted(set(measured.left_out.values()))) or "it was stopped at once",
-                "choose others with --cpu",
-            )
-        if as_json:
-            from guestpv.cli.jitterrecord import record
-            from guestpv.cli.records import write
-
-            write(SCHEMA, record(measured, reader, about, finished and not outlier))
-        else:
-            from guestpv.cli.jitterreport import report
-
-            report(vcpus, outlier, measured.left_out, about)
-    if outlier:
+        _report(measured, reader, about | {"finished": finished}, as_json)
+    if measured.outlier():
         raise typer.Exit(GAP_REACHED)
+
+
+def _report(
+    measured: "Jitter", reader: "MappedReader | None", about: dict[str, Any], as_json: bool
+) -> None:
+    vcpus = measured.vcpus()
+    if not vcpus:
+        raise NoSuchCpuError(
+            f"cpu{listed(measured.cpus)}: not measured",
+            "; ".join(sorted(set(measured.left_out.values()))) or "It was ended before it began",
+            "choose others with --cpu",
+        )
+    if as_json:
+        from guestpv.cli.jitterrecord import record
+        from guestpv.cli.records import write
+
+        write(SCHEMA, record(measured, reader, about))
+    else:
+        from guestpv.cli.jitterreport import report
+
+        report(vcpus, measured.outlier(), measured.left_out, about)
 
 
 def _say(text: str) -> None:
@@ -222,8 +228,11 @@ def _time(ns: float) -> str:
     return f"{ns:.4g} ns" if ns < 1000 else f"{ns / 1e3:.4g} us"
 
 
-def _throttling(runtime: tuple[int, int] | None) -> str | None:
+def _throttling() -> str | None:
     """What becomes of real-time threads that never sleep."""
+    from guestpv.latency.jitter import rt_runtime_us
+
+    runtime = rt_runtime_us()
     if not runtime or runtime[0] < 0 or runtime[0] >= runtime[1]:
         return None
     runs_us, period_us = runtime
@@ -241,7 +250,7 @@ def _run(
     about: dict[str, Any],
     as_json: bool,
 ) -> bool:
-    """Returns whether it was not stopped by its user. On a terminal, with what it finds so far."""
+    """On a terminal, with what it finds so far. Returns whether the time was over in the end."""
     on_terminal = sys.stdout.isatty() and not as_json
     finished = True
     with ExitStack() as stack:
@@ -273,4 +282,4 @@ def _run(
             say(f"looking for gaps: {passed_s:.0f} of {seconds:g} s")
 
         measured.run(seconds, progress)
-    return finished
+    return finished and not measured.outlier()

@@ -14,7 +14,7 @@ from guestpv.source.mapped import MappedReader
 
 
 def record(
-    measured: Jitter, reader: MappedReader | None, about: Mapping[str, Any], finished: bool
+    measured: Jitter, reader: MappedReader | None, about: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Of all that was found, with whatever else *about* the run is to be in it."""
     outlier, vcpus = measured.outlier(), measured.vcpus()
@@ -25,7 +25,6 @@ def record(
         "kernel": platform.release(),
         "machine": platform.machine(),
         **about,
-        "finished": finished,
         "num_threads": len(vcpus),
         "thread": {
             str(number): _thread_record(vcpu, offset_ns) for number, vcpu in enumerate(vcpus)

@@ -223,8 +223,8 @@ class Jitter:
             until_gap_ns: a gap as long as this ends all; 0 if none does.
             priority: of SCHED_FIFO; 0 to be scheduled as others are.
         """
+        self.cpus = cpus
         self._reader = reader
-        self._cpus = cpus
         self._threshold = threshold
         self._until_gap_ns = until_gap_ns
         self._priority = priority
@@ -243,8 +243,8 @@ class Jitter:
         does, and PermissionDeniedError or Error if the priority is not to be had.
         """
         if self._priority:
-            _check_throttling(self._cpus)
-        rows = {cpu: row for row, cpu in enumerate(self._cpus)}
+            _check_throttling(self.cpus)
+        rows = {cpu: row for row, cpu in enumerate(self.cpus)}
 
         def look(cpu: int, left_ns: int) -> None:
             if self._priority:
@@ -252,9 +252,9 @@ class Jitter:
             self._look(rows[cpu], cpu, left_ns)
 
         allowed = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, allowed.difference(self._cpus) or allowed)
+        os.sched_setaffinity(0, allowed.difference(self.cpus) or allowed)
         try:
-            self.left_out = run_pinned(self._cpus, seconds, look, self._stop, progress)
+            self.left_out = run_pinned(self.cpus, seconds, look, self._stop, progress)
         finally:
             os.sched_setaffinity(0, allowed)
 
@@ -266,7 +266,7 @@ class Jitter:
         """What was found so far, of each that is not left out."""
         return tuple(
             self._vcpu(row)
-            for row, cpu in enumerate(self._cpus)
+            for row, cpu in enumerate(self.cpus)
             if cpu not in self.left_out and self._noise["began_ns"][row]
         )
 
@@ -285,7 +285,7 @@ class Jitter:
         row, histogram = np.zeros(1, NOISE), np.zeros(BUCKETS, np.uint64)
         loop = self._reader.jitter if self._reader else jitter_without_counts
         loop(
-            *(self._cpus[0], _TRIAL_NS, _NEVER, 0, bytearray(1)),
+            *(self.cpus[0], _TRIAL_NS, _NEVER, 0, bytearray(1)),
             *(row, histogram, np.zeros(0, GAP)),
         )
         return int(row["shortest_ns"][0])

@@ -30,7 +30,7 @@ with guestpv.open() as reader:
     threshold = Counter.here().whole_steps(THRESHOLD_NS)
     measured = Jitter(reader, (0, 1), threshold=threshold)
     measured.run(float(sys.argv[1]), begun)
-    print(json.dumps(record(measured, reader, {}, True)), flush=True)
+    print(json.dumps(record(measured, reader, {})), flush=True)
 """
 
 
@@ -89,7 +89,7 @@ def test_nothing_is_called_stolen_that_an_idle_host_did_not_take(lab):
 
 
 def test_its_look_beside_that_of_oslat(lab):
-    """Which counts whole microseconds. Both on cpu1, one after the other; nothing to pass or fail."""
+    """Which counts whole microseconds. On cpu1, one after the other; nothing to pass or fail."""
     options = ["--duration", f"{CONTENDED_S}s", "--cpu-list", "1", "--quiet", "--json=/tmp/oslat"]
     assert lab.run(["oslat", *options]).returncode == 0
     said = json.loads(lab.run(["cat", "/tmp/oslat"]).stdout)["thread"]["0"]

@@ -435,6 +435,7 @@ def test_a_gap_is_taken_apart_with_its_time(guestpv, machine):
         (("--threshold", "2s"), 2, "is no time"),
         (("--duration", "0"), 2, "is no time"),
         (("--until-gap", "-1us"), 2, "is no time"),
+        (("--until-gap", "4us"), 2, "shorter than --threshold"),
         (("--priority", "100"), 2, "100"),
         (("--cpu", "100000"), 6, "no such CPU"),
         (("--cpu", "x"), 2, "no CPU number"),
