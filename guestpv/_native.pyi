@@ -32,6 +32,23 @@ def perf_event_open(
     It is read in the format PERF_FORMAT_GROUP, with both times. Raises OSError.
     """
 
+def counter() -> tuple[int, int]:
+    """The rate of the finest clock that there is, in ticks a second, and the ticks of its step: on
+    arm64 the architected counter, elsewhere CLOCK_MONOTONIC_RAW."""
+
+def jitter(
+    cpu: int,
+    duration_ns: int,
+    threshold: int,
+    limit_ns: int,
+    stop: bytearray,
+    noise: npt.NDArray[np.void],
+    histogram: npt.NDArray[np.uint64],
+    worst: npt.NDArray[np.void],
+    /,
+) -> None:
+    """As `NativeReader.jitter`, where there is no count: nothing is known of what is stolen."""
+
 @final
 class Reading:
     """What one read of a CPU's structure gave (DEN0057A, 3.2.2), with its epoch.
@@ -67,6 +84,18 @@ class NativeReader:
         log: npt.NDArray[np.void],
         /,
     ) -> bytes: ...
+    def jitter(
+        self,
+        cpu: int,
+        duration_ns: int,
+        threshold: int,
+        limit_ns: int,
+        stop: bytearray,
+        noise: npt.NDArray[np.void],
+        histogram: npt.NDArray[np.uint64],
+        worst: npt.NDArray[np.void],
+        /,
+    ) -> None: ...
     def _fill(self, rows: Snapshot, /) -> None: ...
     def _header(self) -> memoryview: ...
     def _entries(self) -> memoryview: ...

@@ -32,6 +32,7 @@ _HOMES = {
     "events": "events",
     "run": "run",
     "bench": "bench",
+    "jitter": "jitter",
     "exporter": "exporter",
     "sim": "sim",
 }
@@ -113,5 +114,8 @@ def main() -> None:
         if not isinstance(error, Error) and os.environ.get("GUESTPV_DEBUG"):
             raise
         said = as_error(error)
-        tell(said)
+        try:
+            tell(said)
+        except OSError:  # the terminal is gone, and nobody there to be told
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         sys.exit(said.exit_code)

@@ -14,14 +14,13 @@ from typer.core import TyperCommand
 from guestpv.account.share import Share, Shares
 from guestpv.cli.columns import SIMULATED
 from guestpv.cli.failure import as_error
-from guestpv.cli.options import CpuOption, JsonOption, SourceOption
+from guestpv.cli.options import CpuOption, JsonOption, SourceOption, duration
 from guestpv.cli.records import source_record, write
 from guestpv.cli.source import open_source
 from guestpv.cpulist import CpuList
 from guestpv.errors import Error
 from guestpv.source.reader import Reader
 
-_UNITS_S = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 _LOOK_S = 1.0
 
 
@@ -72,14 +71,6 @@ def _percent(text: str) -> float:
     return float(found[1])
 
 
-def _duration(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text)
-    seconds = float(found[1]) * _UNITS_S[found[2]] if found else 0.0
-    if not 0.01 <= seconds <= 86400:
-        raise typer.BadParameter(f"{text} is no time from 10ms to 24h, as in 60s")
-    return seconds
-
-
 SETTINGS = {"cls": CheckCommand}
 
 
@@ -97,7 +88,10 @@ def check(
     time_s: Annotated[
         float,
         typer.Option(
-            "--for", metavar="TIME", parser=_duration, help="How long to watch, as in 60s or 5m."
+            "--for",
+            metavar="TIME",
+            parser=duration("10ms", "24h"),
+            help="How long to watch, as in 60s or 5m.",
         ),
     ] = "5s",  # type: ignore[assignment] # parsed, as what a user gives
     total: Annotated[

@@ -9,6 +9,8 @@ NOT_JUDGED = 14
 ERROR = 15
 SLOWED = 16
 """run: the command itself succeeded."""
+GAP_REACHED = 17
+"""jitter: a gap was as long as --until-gap."""
 INTERRUPTED = 130
 
 MEANINGS = {
@@ -29,6 +31,7 @@ MEANINGS = {
     NOT_JUDGED: "validate: nothing was judged",
     ERROR: "validate: something went wrong while a check was made",
     SLOWED: "run: the host slowed the command by more than --fail-above, or may have",
+    GAP_REACHED: "jitter: a gap was as long as --until-gap",
     126: "run: the command can't be executed",
     127: "run: there is no such command",
     INTERRUPTED: "validate was interrupted, after what it had changed was undone",

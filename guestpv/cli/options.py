@@ -2,6 +2,7 @@
 """Options that several commands have."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,31 @@ def number(what: str, least: float, most: float) -> Callable[[str], float]:
         if not least <= value <= most:  # neither is NaN
             raise typer.BadParameter(f"{text} is no number of {what} from {least:g} to {most:g}")
         return value
+
+    return parse
+
+
+_UNITS_S = {
+    **{"ns": 1e-9, "us": 1e-6, "ms": 1e-3},
+    **{"s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0},
+}
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([a-z]*)", text)
+    return float(found[1]) * _UNITS_S.get(found[2], math.nan) if found else math.nan
+
+
+def duration(least: str, most: str) -> Callable[[str], float]:
+    """A parser for a time with its unit; seconds where it has none. Returns seconds."""
+
+    def parse(text: str) -> float:
+        seconds = _seconds(text)
+        if not _seconds(least) <= seconds <= _seconds(most):  # neither is NaN
+            raise typer.BadParameter(
+                f"{text} is no time from {least} to {most}, as in 60s or 500us"
+            )
+        return seconds
 
     return parse
 

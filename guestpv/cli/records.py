@@ -56,6 +56,26 @@ Behaviour of guestpv.latency.bench, which say what each is:
     left_out        by cpu, why nothing is said of it
     unsteady        why figures of this run should not be quoted; empty if they may be
 
+guestpv.jitter/1, one object; threads and histograms as oslat's, all times in nanoseconds:
+    source, instance, kernel, machine: as above; source and instance are null where there is no
+                    count, with the reason in unknown (else null)
+    threshold_ns    from which length on it is a gap; step_ns, of the counter; until_gap_ns (null
+                    if no gap was to end it); priority, throttling (what that does; else null)
+    finished        whether the time was over, and not a gap or the user ended it
+    num_threads     and thread, by number from "0" on; of each: cpu, duration_ns, min_ns (the
+                    shortest time between two looks), max_ns (the longest gap); noise_ns, all gaps
+                    together, and noise_percent; gaps; of all gaps stolen_ns (null where there is no
+                    count), queue_ns and other_ns, each at least and at most; percentiles_ns of the
+                    gaps by percent (null without one); histogram_ns, how many gaps there were from
+                    this length to the next of a row of 32 to each power of two; left_ns (null, or
+                    when its vCPU went: CLOCK_MONOTONIC); and the fields of
+                    guestpv.latency.jitter.NOISE that are left: looks, measuring_ns, voluntary,
+                    involuntary, unknown, restarts, late, late_ns, short_stolen_ns
+    worst           of a thread, the longest gaps: cpu, began_ns (CLOCK_MONOTONIC), time_s,
+                    length_ns, stolen_ns, queue_ns, other_ns, voluntary, involuntary
+    outlier         the gap that ended it, as one of these, or null
+    left_out        by cpu, why nothing is said of it
+
 guestpv.sim/1, one object when it begins: path, instance, vcpus, seed; and then
 guestpv.sim-event/1, one for each event of the script when it has happened: at_s (seconds of the
 simulation), what, and what else the script says of it: cpus, percent, seconds, ...

@@ -10,7 +10,7 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol, Self
@@ -106,8 +106,9 @@ class Waiting:
 
     def _take_keys(self, fd: int, woken: Woken) -> None:
         keys = os.read(fd, 64)
-        if not keys:  # the terminal is gone; it would be readable for ever
+        if not keys:  # the terminal is gone, and nobody there to see more
             self._selector.unregister(fd)
+            woken.stop = True
         woken.keys += keys.decode("ascii", errors="ignore")
 
 
@@ -177,4 +178,5 @@ def _single_keys() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # it may be gone
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

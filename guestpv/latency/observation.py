@@ -6,8 +6,6 @@ fit into it. So a guest can judge its hypervisor's account without anybody's wor
 """
 
 import os
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from guestpv._native import pin
-from guestpv.latency.freeing import free
+from guestpv.latency.pinned import run_pinned
 from guestpv.source.mapped import MappedReader
 
 OBSERVATION = np.dtype(
@@ -98,12 +95,6 @@ LONG_NS = 1_000_000
 LOG_SIZE = 4096
 """How many gaps of a vCPU are logged. If there are more, it is a random choice of all of them."""
 
-_TURN_S = 0.1
-_START_S = 1.0
-"""How long to wait for all threads to run before what they do counts as begun."""
-_PATIENCE_S = 10
-"""How long a thread may be late before it is given up."""
-
 Observations = npt.NDArray[np.void]
 """An array of `OBSERVATION` rows."""
 
@@ -134,64 +125,23 @@ def observe(
 ) -> Observed:
     """Keep each of *cpus* busy for so long, and watch each from itself.
 
-    Each thread also looks at the next vCPU's count. *progress* is called a few times a second while
-    all of them are there; what it raises ends the observation at once. Raises what `Reader.read`
-    does. A CPU that can't be run on is left out, and said.
+    Each thread also looks at the next vCPU's count. *progress* is called a few times a second from
+    when all of them are there; what it raises ends the observation at once. Raises what
+    `Reader.read` does. A CPU that can't be run on is left out, and said.
     """
     stop = bytearray(1)
-    errors: list[BaseException] = []
-    unwatched: dict[int, str] = {}
     seen: dict[int, tuple[Observations, LongGaps]] = {}
-    until = time.monotonic() + seconds
-    running: set[int] = set()
+    others = dict(zip(cpus, [*cpus[1:], *cpus[:1]], strict=True))
 
-    def watch(cpu: int, other: int) -> None:
-        try:
-            try:
-                pin(cpu)
-            except OSError:
-                unwatched[cpu] = "it went offline, or this process may no longer run on it"
-                return
-            running.add(cpu)
-            left_ns = int(1e9 * max(0.0, until - time.monotonic()))
-            seen[cpu] = _observe(reader, cpu, other, left_ns, gap_ns, long_ns, stop)
-        except BaseException as error:
-            errors.append(error)
-            stop[0] = 1
+    def watch(cpu: int, left_ns: int) -> None:
+        seen[cpu] = _observe(reader, cpu, others[cpu], left_ns, gap_ns, long_ns, stop)
 
-    others = [*cpus[1:], *cpus[:1]]
-    threads = {
-        cpu: threading.Thread(target=watch, args=(cpu, other), daemon=True)
-        for cpu, other in zip(cpus, others, strict=True)
-    }
-    late = turns = 0  # of this loop: all clocks may go on while the machine sleeps
-    try:
-        for thread in threads.values():
-            thread.start()
-        while alive := {cpu for cpu, thread in threads.items() if thread.is_alive()}:
-            turns += 1
-            begun = len(running) == len(threads) or turns * _TURN_S > _START_S
-            if begun and alive >= running:
-                progress()
-            late += time.monotonic() > until
-            if late * _TURN_S > _PATIENCE_S:
-                why = f"it did not let a thread run for {_PATIENCE_S} s: a real-time task keeps it"
-                unwatched |= dict.fromkeys(alive, why)
-                break
-            time.sleep(_TURN_S)
-    finally:
-        stop[0] = 1
-        free(threads.values())
-        for thread in threads.values():
-            if thread.ident is not None:  # else it was never started
-                thread.join(_PATIENCE_S)
-    if errors:
-        raise errors[0]
+    unwatched = run_pinned(cpus, seconds, watch, stop, progress)
     watched = [seen[cpu] for cpu in cpus if cpu in seen and cpu not in unwatched]
     return Observed(
         np.concatenate([np.zeros(0, OBSERVATION), *(row for row, _ in watched)]),
         np.concatenate([np.zeros(0, LONG_GAP), *(gaps for _, gaps in watched)]),
-        dict(sorted(unwatched.items())),
+        unwatched,
     )
 
 

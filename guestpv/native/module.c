@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <sched.h>
 
+#include "counter.h"
 #include "store.h"
 
 /*
@@ -34,6 +35,12 @@ static PyObject *pin(PyObject *Py_UNUSED(module), PyObject *arg)
 		return PyErr_SetFromErrno(PyExc_OSError);
 	}
 	Py_RETURN_NONE;
+}
+
+static PyObject *counter(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+	return Py_BuildValue("KK", (unsigned long long)counter_hz(),
+			     (unsigned long long)counter_step());
 }
 
 static struct words words_of(const Py_buffer *view)
@@ -92,6 +99,12 @@ static PyMethodDef native_methods[] = {
 	  "Store each of a row of words at its place in *to*: by one aligned store each, in their\n"
 	  "order, and after all that was stored before (release order). Both are of one dimension\n"
 	  "and have words of 4 or 8 bytes; ValueError if they do not fit, or are not aligned." },
+	{ "counter", counter, METH_NOARGS,
+	  "counter()\n--\n\n"
+	  "The rate of the finest clock that there is, in ticks a second, and the ticks of its step." },
+	{ "jitter", jitter_without_counts, METH_VARARGS,
+	  "jitter(cpu, duration_ns, threshold, limit_ns, stop, noise, histogram, worst, /)\n--\n\n"
+	  "As a reader's jitter, where there is none: nothing is known of what is stolen." },
 	{ "perf_event_open", perf_event_open, METH_VARARGS, perf_event_open_doc },
 	{ 0 },
 };

@@ -5,6 +5,9 @@
  *
  *   pages.c    the protocol of guestpv.h: index, ordered loads, snapshot
  *   observer.c a thread that samples the clock and a count, for a while
+ *   jitter.c   a thread that finds the gaps in its time, and whose they were
+ *   tally.c    what is kept of them
+ *   counter.h  the clock that it finds them by
  *   file.c     mapped files that are cut short
  *   mapping.c  the memory itself, and views of parts of it
  *   reading.c  what one read gave
@@ -14,7 +17,7 @@
  *
  * All is done with the GIL held, also a snapshot: handing the GIL over would take
  * longer. It is let go only to wait for an index that is being changed, and for
- * the observer, which is meant to last.
+ * the two threads, which are meant to last.
  */
 #ifndef GUESTPV_NATIVE_H
 #define GUESTPV_NATIVE_H
@@ -49,6 +52,9 @@ struct mapping *mapping_make(PyTypeObject *type, int fd, size_t size);
 PyObject *view_make(PyTypeObject *type, struct mapping *mapping, const void *start, size_t size);
 
 PyObject *reading_make(PyTypeObject *type, uint64_t word, uint64_t stolen_ns, uint32_t epoch);
+
+/* As a reader's method jitter(), where there is no count to be read. */
+PyObject *jitter_without_counts(PyObject *module, PyObject *tuple);
 
 PyObject *perf_event_open(PyObject *module, PyObject *args);
 extern const char perf_event_open_doc[];

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "jitter.h"
 #include "observer.h"
 
 #define NAP_NS 1000000
@@ -234,68 +235,151 @@ static PyObject *reader_fill(PyObject *self, PyObject *rows)
 	return NULL;
 }
 
-/*
- * observe(cpu, other, duration_ns, gap_ns, long_ns, stop, log): the bytes of an
- * observation; the long gaps go into log. It lasts, so it runs without the GIL,
- * on an index decoded for it alone.
- */
-static PyObject *reader_observe(PyObject *self, PyObject *tuple)
-{
-	struct reader *reader = (struct reader *)self;
-	struct observation observation;
-	struct mapping *mapping;
-	struct observe_args args;
-	struct pages pages;
-	unsigned long long duration_ns, gap_ns, long_ns;
-	enum outcome outcome;
-	Py_buffer stop, log;
+/* What is meant to last */
+typedef enum outcome lasting_fn(struct pages *pages, void *context);
 
-	if (!PyArg_ParseTuple(tuple, "IIKKKy*w*", &args.cpu, &args.other, &duration_ns, &gap_ns,
-			      &long_ns, &stop, &log))
-		return NULL;
-	args.duration_ns = duration_ns;
-	args.gap_ns = gap_ns;
-	args.long_ns = long_ns;
-	args.stop = stop.buf;
-	args.log = log.buf;
-	args.log_size = log.len / sizeof(*args.log);
-	if (!is_open(reader))
-		goto release;
-	if (args.cpu >= reader->pages.header.nr_entries ||
-	    args.other >= reader->pages.header.nr_entries || !stop.len) {
-		PyErr_SetString(PyExc_ValueError, "no such CPU, or nothing to stop it by");
-		goto release;
-	}
-	mapping = reader->mapping;
+/* It runs without the GIL, on an index decoded for it alone. False with an exception set. */
+static bool run_lasting(struct reader *reader, lasting_fn *run, void *context)
+{
+	struct mapping *mapping = reader->mapping;
+	enum outcome outcome;
+	struct pages pages;
+
 	/* A file's witness is under the GIL: the file is asked afterwards what became of it. */
 	if (!pages_init(&pages, mapping->base, NULL, &reader->pages.header)) {
 		PyErr_NoMemory();
-		goto release;
+		return false;
 	}
-
 	Py_INCREF((PyObject *)mapping); /* it outlasts a close() meanwhile */
 	Py_BEGIN_ALLOW_THREADS
-	outcome = observe(&pages, &args, &observation);
+	outcome = run(&pages, context);
 	Py_END_ALLOW_THREADS
 	pages.file = mapping->file;
 	if (pages.file && pages_verify_file(&pages) != OK)
 		outcome = pages_verify_file(&pages);
 	pages_exit(&pages);
 	Py_DECREF((PyObject *)mapping);
-	PyBuffer_Release(&stop);
-	PyBuffer_Release(&log);
 
-	if (outcome != OK) {
-		reader->pages.bad_cpu = pages.bad_cpu;
-		refuse_outcome(reader, outcome);
+	if (outcome == OK)
+		return true;
+	reader->pages.bad_cpu = pages.bad_cpu;
+	refuse_outcome(reader, outcome);
+	return false;
+}
+
+struct observe_context {
+	struct observe_args args;
+	struct observation observation;
+};
+
+static enum outcome run_observe(struct pages *pages, void *context)
+{
+	struct observe_context *observe_context = context;
+
+	return observe(pages, &observe_context->args, &observe_context->observation);
+}
+
+/* observe(cpu, other, duration_ns, gap_ns, long_ns, stop, log): the bytes of an observation */
+static PyObject *reader_observe(PyObject *self, PyObject *tuple)
+{
+	struct reader *reader = (struct reader *)self;
+	struct observe_context context;
+	struct observe_args *args = &context.args;
+	unsigned long long duration_ns, gap_ns, long_ns;
+	PyObject *result = NULL;
+	Py_buffer stop, log;
+
+	if (!PyArg_ParseTuple(tuple, "IIKKKy*w*", &args->cpu, &args->other, &duration_ns, &gap_ns,
+			      &long_ns, &stop, &log))
 		return NULL;
+	args->duration_ns = duration_ns;
+	args->gap_ns = gap_ns;
+	args->long_ns = long_ns;
+	args->stop = stop.buf;
+	args->log = log.buf;
+	args->log_size = log.len / sizeof(*args->log);
+	if (!is_open(reader))
+		goto release;
+	if (args->cpu >= reader->pages.header.nr_entries ||
+	    args->other >= reader->pages.header.nr_entries || !stop.len) {
+		PyErr_SetString(PyExc_ValueError, "no such CPU, or nothing to stop it by");
+		goto release;
 	}
-	return PyBytes_FromStringAndSize((const char *)&observation, sizeof(observation));
-
+	if (run_lasting(reader, run_observe, &context))
+		result = PyBytes_FromStringAndSize((const char *)&context.observation,
+						   sizeof(context.observation));
 release:
 	PyBuffer_Release(&stop);
 	PyBuffer_Release(&log);
-	return NULL;
+	return result;
+}
+
+struct jitter_context {
+	struct jitter_args args;
+	struct tally tally;
+};
+
+static enum outcome run_jitter(struct pages *pages, void *context)
+{
+	struct jitter_context *jitter_context = context;
+
+	return jitter(pages, &jitter_context->args, &jitter_context->tally);
+}
+
+/* @reader is NULL where there is none. */
+static PyObject *watch_jitter(struct reader *reader, PyObject *tuple)
+{
+	struct jitter_context context = { 0 };
+	struct jitter_args *args = &context.args;
+	struct tally *tally = &context.tally;
+	unsigned long long duration_ns, threshold, limit_ns;
+	Py_buffer stop, noise, histogram, worst;
+	PyObject *result = NULL;
+
+	if (!PyArg_ParseTuple(tuple, "IKKKw*w*w*w*", &args->cpu, &duration_ns, &threshold,
+			      &limit_ns, &stop, &noise, &histogram, &worst))
+		return NULL;
+	args->duration_ns = duration_ns;
+	args->threshold = threshold;
+	args->limit_ns = limit_ns;
+	args->stop = stop.buf;
+	tally->noise = noise.buf;
+	tally->histogram = histogram.buf;
+	tally->worst = worst.buf;
+	tally->nr_worst = worst.len / sizeof(*tally->worst);
+	if (reader && !is_open(reader))
+		goto release;
+	if ((reader && args->cpu >= reader->pages.header.nr_entries) || !stop.len ||
+	    noise.len != sizeof(*tally->noise) ||
+	    histogram.len != TALLY_BUCKETS * sizeof(*tally->histogram)) {
+		PyErr_SetString(PyExc_ValueError, "no such CPU, or arrays that do not fit");
+		goto release;
+	}
+	if (reader) {
+		if (run_lasting(reader, run_jitter, &context))
+			result = Py_NewRef(Py_None);
+	} else {
+		Py_BEGIN_ALLOW_THREADS
+		run_jitter(NULL, &context);
+		Py_END_ALLOW_THREADS
+		result = Py_NewRef(Py_None);
+	}
+release:
+	PyBuffer_Release(&stop);
+	PyBuffer_Release(&noise);
+	PyBuffer_Release(&histogram);
+	PyBuffer_Release(&worst);
+	return result;
+}
+
+static PyObject *reader_jitter(PyObject *self, PyObject *tuple)
+{
+	return watch_jitter((struct reader *)self, tuple);
+}
+
+PyObject *jitter_without_counts(PyObject *Py_UNUSED(module), PyObject *tuple)
+{
+	return watch_jitter(NULL, tuple);
 }
 
 static struct reader *reader_alloc(PyTypeObject *type, const struct native *native)
@@ -410,6 +494,9 @@ static PyMethodDef reader_methods[] = {
 	  "observe($self, cpu, other, duration_ns, gap_ns, long_ns, stop, log, /)\n--\n\n"
 	  "For guestpv.latency.observation: sample a CPU's count for so long.\n\n"
 	  "Returns the bytes of an OBSERVATION without its last field." },
+	{ "jitter", reader_jitter, METH_VARARGS,
+	  "jitter($self, cpu, duration_ns, threshold, limit_ns, stop, noise, histogram, worst, /)\n--\n\n"
+	  "For guestpv.latency.jitter: tally the gaps in the calling thread's time, into arrays." },
 	{ "_header", reader_header, METH_NOARGS,
 	  "_header($self, /)\n--\n\n"
 	  "The index's header, live: a memoryview." },

@@ -4,8 +4,6 @@
 import math
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ from guestpv.driver.ask import Calls, ask
 from guestpv.errors import Error, NoSourceError
 from guestpv.latency.naps import Slept, take_naps
 from guestpv.latency.observation import LongGaps, Observations, observe
+from guestpv.latency.pinned import allowed_cpus
 from guestpv.page.abi import DEVICE, FLAG_PROBE, NOT_CALLED, Conduit, Origin, State
 from guestpv.page.names import fault_text
 from guestpv.source.mapped import MappedReader
@@ -190,7 +189,7 @@ class Guest:
     def _watchable(self) -> dict[int, str]:
         """The CPUs that are online and chosen, and why each is not watched; empty if it is."""
         online = self._chosen(self.reader.snapshot()["state"] == State.ONLINE)
-        allowed = _allowed(self.reader.cpus)
+        allowed = allowed_cpus(self.reader.cpus)
         isolated = _isolated() if self.options.leave_isolated else frozenset()
 
         def why_not(cpu: int) -> str:
@@ -366,17 +365,6 @@ def _looked_within_s() -> float:
     """How long the module may take to see that a count is lower; on an idle CPU it is late."""
     check_ms = _content(str(CHECK_MS))
     return 3 * int(check_ms) / 1000 if check_ms else 0.0
-
-
-def _allowed(cpus: Sequence[int]) -> set[int]:
-    """Those of *cpus* that this process may run on if it wants to, whatever it was started on."""
-
-    def ask() -> set[int]:
-        os.sched_setaffinity(0, cpus)
-        return os.sched_getaffinity(0)
-
-    with ThreadPoolExecutor(1) as other:  # a thread's affinity is its own
-        return other.submit(ask).result()
 
 
 def _isolated() -> frozenset[int]:

@@ -6,9 +6,9 @@ import threading
 
 from pvlab import Lab, progress
 
-CONTENDED = ("unharmed", "storm", "restart", "pmu", "run", "plugins")
+CONTENDED = ("unharmed", "storm", "restart", "pmu", "run", "plugins", "jitter")
 """What is run while the host takes time away."""
-INDIFFERENT = ("run", "plugins", "happening")
+INDIFFERENT = ("run", "plugins", "jitter", "happening")
 """To who owns the structures: these are run where the kernel does, or with --matrix."""
 
 SUITE = "timeout 600 python3 -m pytest -v -rs --color=no --durations=3"

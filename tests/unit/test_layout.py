@@ -10,6 +10,7 @@ import pytest
 
 import guestpv
 from guestpv.driver import ask
+from guestpv.latency.jitter import BUCKETS, GAP, NOISE
 from guestpv.latency.observation import LONG_GAP, OBSERVATION
 from guestpv.page import abi, layout
 
@@ -24,6 +25,8 @@ STRUCTS = {
     "guestpv_ask_header": ask.HEADER,
     "guestpv_ask_call": ask.CALL,
     "row": guestpv.SNAPSHOT,
+    "noise": NOISE,
+    "noise_gap": GAP,
     "long_gap": LONG_GAP,
     "observation": np.dtype(OBSERVATION.descr[:-1]),  # the last is Python's own
 }
@@ -32,6 +35,8 @@ DECLARED_IN = {
     "guestpv_ask_header": ASK_UAPI,
     "guestpv_ask_call": ASK_UAPI,
     "row": NATIVE / "pages.h",
+    "noise": NATIVE / "tally.h",
+    "noise_gap": NATIVE / "tally.h",
     "long_gap": NATIVE / "observer.h",
     "observation": NATIVE / "observer.h",
 }
@@ -70,10 +75,11 @@ def in_c(tmp_path_factory):
     expressions += [f"GUESTPV_{kind}_{member.name}" for kind in ENUMS for member in ENUMS[kind]]
     expressions += [f"GUESTPV_{name}" for name in CONSTANTS]
     expressions += [f"GUESTPV_ASK_{name}" for name in ASK_CONSTANTS]
+    expressions.append("TALLY_BUCKETS")
     prints = "".join(f'printf("%s\\t%lld\\n", "{e}", (long long)({e}));' for e in expressions)
     (directory / "print.c").write_text(
         '#include "guestpv.h"\n#include "guestpv_ask.h"\n#include <stddef.h>\n#include <stdio.h>\n'
-        '#include "observer.h"\n#include "pages.h"\n'
+        '#include "observer.h"\n#include "pages.h"\n#include "tally.h"\n'
         f"int main(void) {{ {prints} return 0; }}\n"
     )
     subprocess.run(
@@ -107,6 +113,10 @@ def test_fields_stand_where_they_stand_in_c(in_c, name):
     source = re.sub(r"/\*.*?\*/", "", DECLARED_IN.get(name, UAPI).read_text(), flags=re.DOTALL)
     declared = re.search(rf"struct {name} {{(.*?)}};", source, re.DOTALL)[1]
     assert re.findall(r"(\w+)(?:\[\w+\])?[,;]", declared) == list(dtype.names)
+
+
+def test_the_histogram_has_as_many_buckets_as_in_c(in_c):
+    assert in_c["TALLY_BUCKETS"] == BUCKETS
 
 
 @pytest.mark.parametrize("kind", ENUMS)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import guestpv
-from guestpv.latency import observation
+from guestpv.latency import observation, pinned
 from guestpv.latency.observation import observe
 from guestpv.source.mapped import MappedReader
 
@@ -151,7 +151,7 @@ def test_a_clock_that_went_on_while_the_machine_slept(seen, monkeypatch):
     """The threads are late by an hour, and did not have it."""
     slept_s = []
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(slept_s), sleep=time.sleep)
-    monkeypatch.setattr(observation, "time", clock)
+    monkeypatch.setattr(pinned, "time", clock)
     (row,) = seen(lambda _: slept_s.append(3600))
     assert row["looks"] > 1000
 

@@ -136,6 +136,10 @@ def test_every_command_and_option_it_names_exists():
         "watch": ("--interval", "--count", "--sort", "--cpu", "--source", "--json"),
         "check": ("--max", "--warn", "--for", "--total", "--cpu", "--source"),
         "run": ("--repeat", "--fail-above", "--output", "--json"),
+        "jitter": (
+            *("--cpu", "--duration", "--threshold", "--until-gap", "--priority"),
+            *("--source", "--json"),
+        ),
         "events": ("--cpu", "--source", "--interval", "--json"),
         "exporter": (
             *("--source", "--listen", "--web-config", "--textfile", "--interval"),

@@ -31,6 +31,7 @@ PACKAGES = (
     "procps",
     "python3",
     "qemu-system-arm",
+    "rt-tests",
     "sed",
     "strace",
     "util-linux",
