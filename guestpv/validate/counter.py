@@ -8,7 +8,7 @@ import numpy as np
 from guestpv.account.delta import delta
 from guestpv.cpulist import listed
 from guestpv.latency.naps import counted_share
-from guestpv.latency.observation import GAP_NS, SCHEDSTAT
+from guestpv.latency.observation import GAP_NS, SCHEDSTAT, Observations
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped
 from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest, missing_ns
@@ -20,7 +20,12 @@ _LONG_NS = 100_000_000
 _QUICK_ADVANCES = 3
 """How often a count may grow while there was no time to leave the vCPU."""
 _SLEPT = 0.05
-"""Part of a sleep that may be counted although it was one of those that were disturbed least."""
+"""Part of a sleep that may be counted although it was one of those that were disturbed least,"""
+_SLEPT_CONTENDED = 0.5
+"""and where the host takes time: it may take a vCPU before that is halted, each time when it has
+many more vCPUs than CPUs. A hypervisor that counts halted time counts all of it."""
+_UNCONTENDED = 0.01
+"""Part of the time of a busy vCPU that a host takes which has nothing else to do."""
 _AWAKE = 0.1
 """Part of the time in which something else may run on a vCPU that is to sleep."""
 _EXCESS = 0.001
@@ -178,9 +183,13 @@ def idle(guest: Guest) -> Finding:
     figures = {
         "counted_shares": [{"cpu": cpu, "share": round(part, 4)} for cpu, part in shares.items()]
     }
-    worst_first = sorted(shares, key=lambda cpu: -shares[cpu])
+    allowed = {
+        cpu: _SLEPT if part < _UNCONTENDED else _SLEPT_CONTENDED
+        for cpu, part in _taken_share(guest.watched.judged).items()
+    }
+    worst_first = sorted(shares, key=lambda cpu: allowed[cpu] - shares[cpu])
     text = f"{100 * max(0.0, shares[worst_first[0]]):.1f} % of its sleep was counted"
-    if counting := [cpu for cpu in worst_first if shares[cpu] > _SLEPT]:
+    if counting := [cpu for cpu in worst_first if shares[cpu] > allowed[cpu]]:
         return failed(
             text,
             "an idle vCPU seems to be stolen from: let no alarm and no autoscaler rest on steal"
@@ -188,6 +197,13 @@ def idle(guest: Guest) -> Finding:
             **figures,
         ).on(counting)
     return passed(f"at most {text}", **figures)
+
+
+def _taken_share(rows: Observations) -> dict[int, float]:
+    """What part of the time in which it was kept busy the host took from each vCPU."""
+    passed_ns = (rows["ended_ns"] - rows["began_ns"]).astype(float)
+    shares = rows["gaps_stolen_ns"] / passed_ns
+    return dict(zip(rows["cpu"].tolist(), shares.tolist(), strict=True))
 
 
 @check(
