@@ -71,6 +71,9 @@ def machine(machine_of, monkeypatch, tmp_path):
     machine = machine_of(os.cpu_count())
     monkeypatch.setattr(source, "DEVICE", machine.path)
     monkeypatch.setattr(perf, "PMU", tmp_path / "no pmu")
+    # pytest-benchmark does nothing in a worker of xdist, as which the tests inside must not pass.
+    for name in filter(lambda name: name.startswith("PYTEST_XDIST"), list(os.environ)):
+        monkeypatch.delenv(name)
     return machine
 
 
