@@ -1,13 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Prometheus on this machine, from Debian's package, which is not installed: that would start it.
-
-`promtool` is its own judge of metrics and rules; `Prometheus` is the server, for as long as a test
-lasts.
-"""
+"""A Prometheus on this machine, for as long as a test lasts: Debian's."""
 
 import json
-import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -20,40 +14,12 @@ from typing import Any, Self, cast
 
 import yaml
 
-from . import debian
-from .cache import artefact
 from .errors import LabError
+from .packaged import program
 from .process import bound, last_lines
+from .site import free_port
 
-SUITE = "bookworm"
-PROGRAMS = ("prometheus", "promtool")
 READY_WITHIN_S = 60
-
-
-def promtool() -> Path:
-    """The program that checks metrics and rules, and tests rules."""
-    return _programs() / "promtool"
-
-
-def _programs() -> Path:
-    recipe = [SUITE, debian.host_architecture(), *PROGRAMS]
-    return artefact("prometheus", recipe, _build)
-
-
-def _build(directory: Path) -> None:
-    root = directory / "root"
-    with debian.apt(SUITE, debian.host_architecture()) as apt:
-        apt.extract(root, "prometheus")
-    for name in PROGRAMS:
-        (root / "usr/bin" / name).rename(directory / name)
-    shutil.rmtree(root)
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +50,7 @@ class Prometheus:
             self._process = subprocess.Popen(
                 bound(
                     [
-                        str(_programs() / "prometheus"),
+                        str(program("prometheus", "prometheus")),
                         f"--config.file={configuration}",
                         f"--storage.tsdb.path={self._directory / 'data'}",
                         f"--web.listen-address=127.0.0.1:{self._port}",
@@ -123,10 +89,9 @@ class Prometheus:
 
     def get(self, what: str, **parameters: object) -> Any:
         """The data of an answer of its HTTP API. Raises LabError if it has none."""
+        path = f"/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
-            return json.loads(self._ask(f"/api/v1/{what}?{urllib.parse.urlencode(parameters)}"))[
-                "data"
-            ]
+            return json.loads(self._ask(path))["data"]
         except urllib.error.HTTPError as error:
             raise LabError(f"prometheus: {what}: {error.read().decode()}") from None
 
