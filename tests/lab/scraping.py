@@ -186,7 +186,8 @@ def draw(path: Path, story: Story, panels: dict[str, list[Line]]) -> None:
                         color="0.3",
                         fontsize=8,
                     )
-            axis.set_ylim(-4, 104)
+            axis.set_ylim(-5, 130)  # room for the legend
+            axis.set_yticks(range(0, 101, 25))
             axis.set_ylabel("% of a vCPU's time")
             axis.grid(axis="y", linewidth=0.4)
             axis.legend(loc="upper left", fontsize=8, ncols=len(lines))

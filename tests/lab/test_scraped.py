@@ -55,14 +55,14 @@ def test_the_rate_is_what_the_host_took_whatever_happens(tmp_path, pictures):
         story.event("module reloaded")
         lab.run(["sh", "-c", RELOAD]).check_returncode()
         story.go_on(10)
-        story.event("cpu1 offline")
+        story.event("cpu1 off")
         switch(lab, 1, online=False)
         story.go_on(AWAY_S)
         switch(lab, 1, online=True)
         lab.run(["taskset", "-pc", "1", busy[1]]).check_returncode()
-        story.event("cpu1 online")
+        story.event("and on")
         story.go_on(12)
-        story.event("cpu0's count restarts")
+        story.event("cpu0's count lost")
         lose_count(lab, 0)
         story.go_on(10)
         lab.steal(0)
@@ -109,7 +109,7 @@ def test_the_rate_is_what_the_host_took_whatever_happens(tmp_path, pictures):
         assert np.abs(told[cpu] - story.share_taken(cpu)).max() < 0.15  # neither spike nor dip
     assert abs(sum(integrals_s) / sum(story.taken_s) - 1) < 0.01
 
-    contended = slice(story.after("cpu1 online").start, story.after("quiet").start - WINDOW_S)
+    contended = slice(story.after("and on").start, story.after("quiet").start - WINDOW_S)
     assert story.share_taken(1)[contended].min() > 0.3
     assert np.nanmax(steal[1][contended]) == 0
     assert np.nanmax(steal[1][: contended.start - WINDOW_S - AWAY_S]) > 0.3  # before, it was seen
