@@ -12,7 +12,6 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from guestpv.simulation.script import Contention, Event, Reload, Restart, Revisi
 
 HOSTS, VMS_OF_A_HOST, VCPUS = 50, 10, 4
 PORT = 9857
-STEP_S = 1.0
+STEP_S = 0.5
 TROUBLE_AFTER_S = 5.0
 """When what is to be found begins."""
 
@@ -34,24 +33,26 @@ LIMITED, STARVED = "host12-vm3", "host20-vm5"
 UNLOADED, RESTARTING, REVISED = "host30-vm1", "host33-vm8", "host40-vm2"
 
 
-def troubles(host: str, vm: str) -> Iterable[Scheduled]:
-    """What becomes of a VM."""
-    events: list[Event] = []
-    if host == FULL_HOST or vm == LIMITED:
-        events.append(Contention(percent=30))
-    match vm:
-        case _ if vm == STARVED:
-            events.append(Contention(percent=36, cpus=CpuList.parse("2")))
-        case _ if vm == UNLOADED:
-            events.append(Reload(seconds=1e6))
-        case _ if vm == REVISED:
-            events.append(Revision(revision=1))
-        case _ if vm == RESTARTING:
-            restart = Restart(cpus=CpuList.parse("1"))
-            for nth in range(100):
-                yield Scheduled(TROUBLE_AFTER_S + 3 * nth, "restart", restart)
-    for event in events:
-        yield Scheduled(TROUBLE_AFTER_S, type(event).__name__.lower(), event)
+CONTENDED = [(0.0, Contention(percent=30))]
+TROUBLES: dict[str, list[tuple[float, Event]]] = {
+    **{f"{FULL_HOST}-vm{nth}": CONTENDED for nth in range(VMS_OF_A_HOST)},
+    LIMITED: CONTENDED,
+    STARVED: [(0.0, Contention(percent=30, cpus=CpuList.parse("2")))],
+    UNLOADED: [(0.0, Reload(seconds=1e6))],
+    REVISED: [(0.0, Revision(revision=1))],
+    RESTARTING: [
+        (0.0, Contention(percent=5)),  # so that there is a count to lose
+        *((3.0 * nth, Restart(cpus=CpuList.parse("1"))) for nth in range(1, 100)),
+    ],
+}
+"""What becomes of VMs, and how many seconds later."""
+
+
+def script(vm: str) -> list[Scheduled]:
+    return [
+        Scheduled(TROUBLE_AFTER_S + after_s, type(event).__name__.lower(), event)
+        for after_s, event in TROUBLES.get(vm, [])
+    ]
 
 
 async def serve(directory: Path) -> None:
@@ -66,8 +67,8 @@ async def serve(directory: Path) -> None:
             directory / vm,
             VCPUS,
             seed=number,
-            percent=2,
-            script=troubles(host, vm),
+            percent=0.5,
+            script=script(vm),
             step_ns=int(STEP_S * 1e9),
         )
         machines.append(machine)
