@@ -11,7 +11,7 @@ import numpy.typing as npt
 from guestpv.account.delta import DELTA, fill_delta
 from guestpv.cpulist import listed
 from guestpv.errors import FormatError, NoSuchCpuError
-from guestpv.page.abi import State
+from guestpv.page.abi import Origin, State
 from guestpv.source.procfs import boot_id
 from guestpv.source.reader import Reader, Snapshot
 
@@ -90,8 +90,12 @@ class Totals:
         self._counted = self._last
         """Per CPU, the last row that had a count; before there is one, the first of all."""
 
-    def update(self, snapshot: Snapshot | None = None) -> Rows:
+    def update(self, snapshot: Snapshot | None = None, *, same_boot: bool = False) -> Rows:
         """Add what was stolen since the update before, until now or a *snapshot* taken since then.
+
+        With *same_boot*, it is a snapshot of the same guest's device in the same boot as the one
+        before: then at least so much is known over a reload of the module, too, as the kernel's own
+        count grew by meanwhile, or another since the module is back.
 
         Returns a new array of `TOTALS`, a row for each CPU. Raises as `Reader.snapshot` does, or
         ValueError as `delta` does; then the totals are as before.
@@ -108,6 +112,8 @@ class Totals:
         if (now["monotonic_ns"] < before["monotonic_ns"]).any():
             raise ValueError("the snapshot was taken before the last one")
         rows["interval_ns"] = now["monotonic_ns"] - before["monotonic_ns"]
+        if same_boot and (reloaded := rows["other_instance"]).any():
+            rows["stolen_ns"][reloaded] = self._at_least_over_reload(now)[reloaded]
         self._leave_out_regained(rows, now)
         rows["valid"] &= before["valid"]
         rows["valid"] |= (before["state"] == State.ABSENT) & (now["state"] == State.ABSENT)
@@ -125,6 +131,21 @@ class Totals:
         self.rows, self._last = rows, now
         self._counted = now if now["valid"].all() else np.where(now["valid"], now, self._counted)
         return rows
+
+    def _at_least_over_reload(self, now: Snapshot) -> npt.NDArray[np.uint64]:
+        """What was stolen since there last was a count, in another instance of the same boot.
+
+        A count that is the kernel's is as it was when the module comes back. If it restarted while
+        nobody looked, it grew by more than it is higher now; if it is lower, by what it has grown
+        by since the module came back.
+        """
+        last = self._counted
+        went_on = (now["origin"] == Origin.ADOPTED) & last["valid"] & (self._behind_ns == 0)
+        went_on &= last["stolen_ns"] <= now["stolen_ns"]
+        first_ns = np.where(went_on, last["stolen_ns"], now["epoch_stolen_ns"])
+        known = now["valid"] & (first_ns <= now["stolen_ns"])
+        grown_ns = np.where(known, now["stolen_ns"] - first_ns, np.uint64(0))
+        return np.minimum(grown_ns, now["monotonic_ns"] - last["monotonic_ns"])
 
     def _leave_out_regained(self, rows: Rows, now: Snapshot) -> None:
         """Take out of *rows* by what a count only came back to where it was in its epoch."""

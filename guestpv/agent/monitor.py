@@ -119,7 +119,7 @@ class Monitor:
             self._steps.clear()
             rows = self._totals.rows
         else:
-            rows = self._totals.update(snapshot)
+            rows = self._totals.update(snapshot, same_boot=source.kind == "device")
         differs = np.zeros(len(snapshot), np.bool_)
         if account is None:
             self._kernel = None

@@ -2,6 +2,7 @@
 """Tests that boot machines take a while: what the lab does meanwhile is shown, not captured."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import campaign
 import pytest
@@ -16,6 +17,7 @@ SLOW_TO_BUILD = ["claim-6.12"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--matrix", action="store_true", help="on every kernel and host of the lab")
+    parser.addoption("--pictures", type=Path, metavar="DIR", help="where to put pictures of runs")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -33,6 +35,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kernel_name" in metafunc.fixturenames:
         names = [name for name in lab.KERNELS if matrix or name not in SLOW_TO_BUILD]
         metafunc.parametrize("kernel_name", names)
+
+
+@pytest.fixture
+def pictures(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where pictures belong: they are drawn in any case."""
+    chosen: Path | None = request.config.getoption("--pictures")
+    return chosen or tmp_path
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import guestpv
-from guestpv.page.abi import State
+from guestpv.page.abi import Origin, State
 
 CPUS = 2
 READABLE = (State.ONLINE, State.OFFLINE)
@@ -74,15 +74,17 @@ class Vcpu:
             self.module_looks()
             self.state = State.ONLINE
 
-    def reload(self, ns):
+    def reload(self, ns, adopts):
         """A new instance: where it claims, the hypervisor starts the count again."""
-        self.count = max(0, self.count - ns)
+        if not adopts:
+            self.count = max(0, self.count - ns)
         self.epoch, self.epoch_stolen_ns, self.last_count = 1, self.count, self.count
         self.disturbed = True
 
 
 @dataclass
 class Machine:
+    adopts: bool = False
     instance: int = 1
     monotonic_ns: int = 1
     vcpus: list[Vcpu] = field(default_factory=lambda: [Vcpu() for _ in range(CPUS)])
@@ -93,7 +95,7 @@ class Machine:
         elif action == "reload":
             self.instance += 1
             for vcpu in self.vcpus:
-                vcpu.reload(ns)
+                vcpu.reload(ns, self.adopts)
         elif action == "module_looks":
             self.vcpus[cpu].module_looks()
         else:
@@ -102,6 +104,7 @@ class Machine:
     def snapshot(self):
         rows = np.zeros(CPUS, guestpv.SNAPSHOT)
         rows["monotonic_ns"], rows["instance"] = self.monotonic_ns, self.instance
+        rows["origin"] = Origin.ADOPTED if self.adopts else Origin.CLAIMED
         for cpu, (row, vcpu) in enumerate(zip(rows, self.vcpus, strict=True)):
             row["cpu"], row["state"], row["epoch"] = cpu, vcpu.state, vcpu.epoch
             row["epoch_stolen_ns"] = vcpu.epoch_stolen_ns
@@ -120,9 +123,9 @@ class Look:
     silent: list[bool]
 
 
-def looks(steps):
+def looks(steps, adopts=False):
     """At the beginning, and after each list of actions."""
-    machine = Machine()
+    machine = Machine(adopts)
     for actions in [[], *steps]:
         for action, cpu, ns in actions:
             machine.act(action, cpu, ns)
@@ -162,15 +165,15 @@ def test_delta_says_no_more_than_was_stolen_and_exactly_that_where_nothing_happe
 
 
 @settings(deadline=None)
-@given(STEPS)
-def test_totals_never_fall_and_say_no_more_than_was_stolen(steps):
-    first, *history = looks(steps)
+@given(STEPS, st.booleans(), st.booleans())
+def test_totals_never_fall_and_say_no_more_than_was_stolen(steps, adopts, same_boot):
+    first, *history = looks(steps, adopts)
     totals = guestpv.Totals(None, first.rows)
     before = totals.rows
     last = first.rows.copy()  # for each CPU, that had a count
     restarts = [0] * CPUS
     for earlier, later in pairwise([first, *history]):
-        rows = totals.update(later.rows)
+        rows = totals.update(later.rows, same_boot=same_boot)
         for cpu, row in enumerate(rows):
             assert row["total_ns"] >= before["total_ns"][cpu]
             assert row["unknown_ns"] >= before["unknown_ns"][cpu]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import guestpv
-from guestpv.page.abi import State
+from guestpv.page.abi import NO_COUNT, Origin, State
 from guestpv.page.image import write_image
 
 SECOND = 1_000_000_000
@@ -166,6 +166,53 @@ def test_a_source_that_vanishes_takes_nothing_with_it(totals, machine, tmp_path)
         assert (rows["unknown_ns"] == rows["interval_ns"]).all()
         assert not rows["restarts"].any()
         assert totals.update()["valid"].all()
+
+
+def counted(stolen_ns, second, *, instance=1, origin=Origin.ADOPTED, first_ns=0):
+    """A snapshot of one CPU whose epoch began at *first_ns*."""
+    rows = procstat(0, second * SECOND)
+    rows["stolen_ns"], rows["instance"] = stolen_ns, instance
+    rows["epoch"], rows["origin"], rows["epoch_stolen_ns"] = 1, origin, first_ns
+    return rows
+
+
+def test_a_count_of_the_kernels_goes_on_while_the_module_is_away():
+    totals = guestpv.Totals(None, counted(1000, 0))
+    (row,) = totals.update(counted(1700, 5, instance=2, first_ns=1600), same_boot=True)
+    assert (row["total_ns"], row["unknown_ns"], row["restarts"]) == (700, 5 * SECOND, 0)
+    assert row["other_instance"]
+    assert not row["valid"]  # it may have restarted, and be higher again
+    (row,) = totals.update(counted(1800, 6, instance=2, first_ns=1600), same_boot=True)
+    assert (row["total_ns"], row["valid"]) == (800, True)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "least_ns"),
+    [
+        (counted(1000, 0), counted(900, 5, instance=2, first_ns=600), 300),
+        (counted(1000, 0), counted(0, 5, instance=2, first_ns=NO_COUNT), 0),
+        (
+            counted(1000, 0, origin=Origin.CLAIMED),
+            counted(1700, 5, instance=2, origin=Origin.CLAIMED, first_ns=3),
+            1697,
+        ),
+        (counted(0, 0), counted(60 * SECOND, 5, instance=2, first_ns=0), 5 * SECOND),
+        (procstat(None, 0), counted(1700, 5, instance=2, first_ns=1600), 100),
+    ],
+    ids=["restarted", "not seen yet", "claimed anew", "more than time passed", "none before"],
+)
+def test_over_a_reload_no_more_is_counted_than_is_certain(before, now, least_ns):
+    totals = guestpv.Totals(None, before)
+    (row,) = totals.update(now, same_boot=True)
+    assert (row["total_ns"], row["unknown_ns"]) == (least_ns, 5 * SECOND)
+    assert guestpv.Totals(None, before).update(now)["total_ns"] == 0
+
+
+def test_what_a_count_only_regains_over_a_reload_is_not_counted():
+    totals = guestpv.Totals(None, counted(1000, 0))
+    totals.update(counted(400, 1))
+    (row,) = totals.update(counted(1100, 5, instance=2, first_ns=1090), same_boot=True)
+    assert row["total_ns"] == 10
 
 
 def test_an_update_that_fails_changes_nothing(totals, machine):
