@@ -34,62 +34,6 @@ PATIENCE_S = 60
 EXPORTER = (sys.executable, "-m", "guestpv", "exporter")
 
 
-class Served:
-    """A running exporter."""
-
-    def __init__(self, process, log):
-        self.process = process
-        self._log = log
-        address = self.said("metrics at ").split("metrics at ")[1].split("/metrics")[0]
-        self.url, self.port = address, int(address.rpartition(":")[2])
-
-    def said(self, text):
-        """The line of its log that has *text*, when it is there."""
-        ends = time.monotonic() + PATIENCE_S
-        while time.monotonic() < ends:
-            for line in self._log.read_text().splitlines():
-                if text in line:
-                    return line
-            assert self.process.poll() is None, self._log.read_text()
-            time.sleep(0.02)
-        raise AssertionError(f"{text!r} was not said: {self._log.read_text()}")
-
-    def get(self, path="/metrics", context=None, **headers):
-        headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(self.url + path, headers=headers)
-        return urllib.request.urlopen(request, timeout=PATIENCE_S, context=context)
-
-    def metrics(self, **arguments):
-        """Value of each sample, by name and labels."""
-        text = self.get(**arguments).read().decode()
-        return {
-            (sample.name, *sorted(sample.labels.items())): sample.value
-            for family in plain(text)
-            for sample in family.samples
-        }
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """An exporter of a source, on a port of its own."""
-    processes = []
-
-    def begin(source, *arguments):
-        log = tmp_path / f"log{len(processes)}"
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                [*EXPORTER, "--source", source, "--listen", "127.0.0.1:0", *arguments],
-                stderr=file,
-            )
-        processes.append(process)
-        return Served(process, log)
-
-    yield begin
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
 def fails(*arguments):
     """What becomes of an exporter that can't begin."""
     return subprocess.run(
