@@ -17,6 +17,7 @@ import urllib.request
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
 
 import bcrypt
 import pytest
@@ -26,6 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from guestpv.agent.exporter import Exporter
 from guestpv.agent.textfile import Textfile
+from guestpv.agent.webconfig import Passwords
 from guestpv.errors import Error
 from guestpv.page.image import write_image
 
@@ -221,8 +223,9 @@ def secured(tmp_path):
     """A web configuration with TLS and a user, and its authority."""
     authority = trustme.CA()
 
-    def certify():
-        certificate = authority.issue_cert("127.0.0.1")
+    def certify(expired=False):
+        ended = datetime.now(UTC) - timedelta(days=1) if expired else None
+        certificate = authority.issue_cert("127.0.0.1", not_after=ended)
         certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
         certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
 
@@ -277,6 +280,43 @@ def test_a_certificate_is_replaced_while_it_runs(serve, machine, secured, tmp_pa
     certify()
     assert served.metrics(**asked)["guestpv_web_config_current",] == 1
     assert shown() != before
+
+
+def test_an_expired_certificate_is_said_and_serves_whoever_does_not_mind(serve, machine, secured):
+    """Rather than nobody: it is the clients who decide whom to trust."""
+    config, context, certify = secured
+    certify(expired=True)
+    served = serve(machine.path, "--web-config", config)
+    assert "certificate has expired" in served.said("cert.pem: clients will refuse it")
+    password = {"Authorization": basic("prometheus", "right")}
+    with pytest.raises(urllib.error.URLError, match="certificate has expired"):
+        served.get(context=context, **password)
+    assert served.get(context=ssl._create_unverified_context(), **password).status == 200
+    certify()
+    assert served.metrics(context=context, **password)["guestpv_web_config_current",] == 1
+
+
+def test_each_wrong_password_takes_one_check_of_the_same_cost(monkeypatch):
+    """So none is quicker than the others, also where there is no such user."""
+    costs, check = [], bcrypt.checkpw
+    monkeypatch.setattr(bcrypt, "checkpw", lambda *of: costs.append(of[1][:7]) or check(*of))
+    users = {name: bcrypt.hashpw(b"right", bcrypt.gensalt(4)) for name in ("prometheus", "other")}
+    passwords = Passwords()
+    wrong = [
+        ("prometheus", b"wrong"),
+        ("prometheus", b""),
+        ("prometheus", b"right\0"),
+        ("prometheus", b"\xff" * 1000),
+        ("nobody", b"right"),
+        ("", b""),
+    ]
+    for name, password in wrong:
+        assert not passwords.is_known(users, name, password)
+        assert not passwords.check(users, name, password)
+    assert costs == [b"$2b$04$"] * len(wrong)
+    assert passwords.check(users, "prometheus", b"right")
+    assert passwords.is_known(users, "prometheus", b"right")
+    assert not any(passwords.is_known(users, *each) for each in [*wrong, ("other", b"right")])
 
 
 def test_half_a_handshake_blocks_nobody(serve, machine, secured):
