@@ -36,10 +36,10 @@ PATIENCE_S = 60
 EXPORTER = (sys.executable, "-m", "guestpv", "exporter")
 
 
-def fails(*arguments):
+def fails(*arguments, before=()):
     """What becomes of an exporter that can't begin."""
     return subprocess.run(
-        [*EXPORTER, *arguments], capture_output=True, text=True, timeout=PATIENCE_S
+        [*before, *EXPORTER, *arguments], capture_output=True, text=True, timeout=PATIENCE_S
     )
 
 
@@ -214,6 +214,18 @@ def test_a_port_in_use_is_said(serve, machine):
     assert second.stderr.count("\n") == 1
 
 
+def test_two_exporters_of_one_source_do_not_disturb_each_other(serve, machine):
+    first, second = serve(machine.path), serve(machine.path)
+    machine.steal(1, SECOND)
+    assert first.metrics()[stolen(1)] == second.metrics()[stolen(1)] == 1
+
+
+def test_it_needs_no_netlink(serve, machine, forbid_netlink):
+    served = serve(machine.path, preexec_fn=forbid_netlink)
+    machine.steal(1, SECOND)
+    assert served.metrics()[stolen(1)] == 1
+
+
 def basic(name, password):
     return "Basic " + b64encode(f"{name}:{password}".encode()).decode()
 
@@ -351,6 +363,39 @@ def test_no_two_write_one_textfile(tmp_path, machine):
         second = fails("--source", machine.path, "--textfile", tmp_path)
     assert (second.returncode, second.stderr.count("\n")) == (8, 1)
     assert "Another exporter writes there" in second.stderr
+
+
+def test_a_textfile_directory_that_may_not_be_written_to(tmp_path, machine, as_others):
+    tmp_path.chmod(0o500)
+    refused = fails("--source", machine.path, "--textfile", tmp_path, before=as_others)
+    assert (refused.returncode, refused.stderr.count("\n")) == (4, 1)
+    assert "no metrics can be written" in refused.stderr
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A directory with metrics of an exporter that was killed, and no room for more."""
+    directory = tmp_path / "full"
+    directory.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "none", directory])
+    if mounted.returncode:
+        pytest.skip("only root can mount a file system, where it may")
+    try:
+        (directory / "guestpv.prom").write_text("the old ones\n")
+        with suppress(OSError), (directory / "filler").open("wb", buffering=0) as filler:
+            while filler.write(b"x"):
+                pass
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)  # the exporter may be there
+
+
+def test_where_a_textfile_has_no_room_the_old_one_stays_whole(serve, machine, full):
+    served = serve(machine.path, "--textfile", full)
+    served.said("guestpv.prom: not written. No space left on device: it is tried again.")
+    assert {path.name for path in full.iterdir()} == {"guestpv.prom", "filler"}
+    assert (full / "guestpv.prom").read_text() == "the old ones\n"
+    assert served.metrics()["guestpv_up",] == 1
 
 
 def test_a_textfile_that_can_not_be_written_stays_what_it_was(tmp_path):
