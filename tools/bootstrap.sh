@@ -58,7 +58,7 @@ install_environment() {
 		! installed "$key" || exit 0
 		[[ $(cat "$venv/key" 2>/dev/null) == *"$venv" ]] || /usr/bin/python3 -m venv --clear "$venv"
 		"$python" -m pip -qq install 'setuptools>=77' >&2
-		"$python" -m pip -qq install --no-build-isolation -e "$checkout[lab,test,lint]" >&2
+		"$python" -m pip -qq install --no-build-isolation -e "$checkout[lab,lint,otel,test]" >&2
 		printf %s "$key" >"$venv/key"
 	) 9>"$venv.lock"
 	say "installing the Python environment: $((SECONDS - started)) s"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The exporter: looks at the source, and gives Prometheus what it saw, by HTTP or as a file."""
+"""The exporter: looks at the source, and gives Prometheus what it saw, by HTTP or as a file.
+
+And sends it to OpenTelemetry.
+"""
 
 import asyncio
 import errno
@@ -39,9 +42,9 @@ class Exporter:
         """With *process*, the metrics have those of this process, too."""
         self.thread = ThreadPoolExecutor(1, "look")
         self.registry = CollectorRegistry()
-        self._monitor = Monitor(source, say)
-        self._monitor.look()
-        self.registry.register(MonitorCollector(self._monitor))
+        self.monitor = Monitor(source, say)
+        self.monitor.look()
+        self.registry.register(MonitorCollector(self.monitor))
         if process:
             ProcessCollector(registry=self.registry)
 
@@ -54,7 +57,7 @@ class Exporter:
         """Between scrapes, so that of a count that restarts no more than that is unknown."""
         while True:
             await asyncio.sleep(interval_s)
-            await asyncio.get_running_loop().run_in_executor(self.thread, self._monitor.look)
+            await asyncio.get_running_loop().run_in_executor(self.thread, self.monitor.look)
 
     async def write(self, textfile: Textfile, say: Say) -> None:
         said = ""
@@ -75,6 +78,7 @@ def run(
     listen: tuple[str, int] | None,
     web_config: Path | None,
     textfile: Path | None,
+    otlp: str | None,
     interval_s: float,
     cgroups: Sequence[str],
     say: Say,
@@ -87,6 +91,10 @@ def run(
         # node_exporter has the metrics of a process already: its own.
         exporter = Exporter(source, say, process=listening is not None)
         stack.callback(exporter.thread.shutdown, wait=True, cancel_futures=True)
+        if otlp:
+            from guestpv.agent.otlp import Otlp  # its packages are an extra
+
+            stack.enter_context(Otlp(otlp, source, exporter.monitor, exporter.thread, say))
         if cgroups:
             counted = stack.enter_context(Cgroups(cgroups, say))
             exporter.registry.register(CgroupCollector(counted))

@@ -8,7 +8,6 @@ which it is not known what was stolen there is a counter of its own.
 
 import platform
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from guestpv.agent.monitor import Look, Monitor
+from guestpv.agent.version import VERSION
 from guestpv.page.abi import State
 from guestpv.page.names import name_of
 from guestpv.source.reader import Snapshot
@@ -31,10 +31,6 @@ class MonitorCollector(Collector):
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        try:
-            self._version = version("guestpv")
-        except PackageNotFoundError:  # it is run from a checkout
-            self._version = "unknown"
 
     def describe(self) -> list[Metric]:
         """So that registering it does not look."""
@@ -52,7 +48,7 @@ class MonitorCollector(Collector):
         yield InfoMetricFamily(
             "guestpv_build",
             "Which guestpv this is.",
-            {"version": self._version, "python": platform.python_version()},
+            {"version": VERSION, "python": platform.python_version()},
         )
         yield GaugeMetricFamily(
             "guestpv_up",
@@ -99,12 +95,10 @@ def _about_source(look: Look) -> Iterator[Metric]:
 
 def _by_cpu(look: Look) -> Iterator[Metric]:
     rows, totals = look.snapshot, look.totals
-    # Nothing is stolen from a CPU that is offline; of others it must be known what is.
-    counted = rows["valid"] | (rows["state"] == State.ABSENT)
     yield _counter(
         "guestpv_stolen_seconds",
         "Stolen from a vCPU since this exporter began, at least; none while that is not known.",
-        *(rows, totals["total_ns"] / 1e9, counted),
+        *(rows, totals["total_ns"] / 1e9, look.counted),
     )
     yield _counter(
         "guestpv_stolen_unknown_seconds",

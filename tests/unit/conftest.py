@@ -187,7 +187,7 @@ class Served:
 
     def __init__(self, process, log):
         self.process = process
-        self._log = log
+        self.log = log.read_text
         address = self.said("metrics at ").split("metrics at ")[1].split("/metrics")[0]
         self.url, self.port = address, int(address.rpartition(":")[2])
 
@@ -195,12 +195,12 @@ class Served:
         """The line of its log that has *text*, when it is there."""
         ends = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends:
-            for line in self._log.read_text().splitlines():
+            for line in self.log().splitlines():
                 if text in line:
                     return line
-            assert self.process.poll() is None, self._log.read_text()
+            assert self.process.poll() is None, self.log()
             time.sleep(0.02)
-        raise AssertionError(f"{text!r} was not said: {self._log.read_text()}")
+        raise AssertionError(f"{text!r} was not said: {self.log()}")
 
     def get(self, path="/metrics", context=None, **headers):
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
