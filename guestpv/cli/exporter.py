@@ -48,7 +48,8 @@ def exporter(
         typer.Option(
             "--write-rules",
             metavar="DIR",
-            help="Write alerting rules for Prometheus and a dashboard for Grafana there, and end.",
+            help="Write alerting rules and a console for Prometheus, and a dashboard for Grafana,"
+            " there, and end.",
         ),
     ] = None,
     install: Annotated[
