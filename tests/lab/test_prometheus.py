@@ -19,7 +19,7 @@ from guestpv.agent.rules import FILES, write_rules
 from guestpv.errors import Error
 from guestpv.simulation.machine import SimulatedMachine
 from guestpv.simulation.script import parse
-from pvlab import promtool
+from pvlab import packaged
 
 REVISION = '[[event]]\nat_s = 1\nwhat = "revision"\ncpus = "0"\nrevision = 1'
 
@@ -27,7 +27,7 @@ REVISION = '[[event]]\nat_s = 1\nwhat = "revision"\ncpus = "0"\nrevision = 1'
 @pytest.fixture(scope="session")
 def judge():
     """Run promtool, and give what it says, which is nothing where all is well."""
-    program = promtool.promtool()
+    program = packaged.program("prometheus", "promtool")
 
     def run(*arguments, given=""):
         command = [program, *arguments]

@@ -29,6 +29,7 @@ PACKAGES = (
     "mount",
     "ncurses-base",
     "procps",
+    "prometheus-node-exporter",
     "python3",
     "qemu-system-arm",
     "sed",

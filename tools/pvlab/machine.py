@@ -24,7 +24,7 @@ from .initrd import initrd
 from .kernels import Kernel
 from .process import last_lines
 from .run import Run
-from .site import Address, Program, Site
+from .site import Address, Program, Site, free_port
 from .ssh import Ssh
 
 # The TCP ports that a machine has for the guest that it serves: its ssh, and its QEMU's monitor.
@@ -98,6 +98,7 @@ class Machine:
         self._qemu: Program | None = None
         self._ssh: Ssh | None = None
         self._ports: dict[int, int] = {}
+        self._forwarded: dict[int, int] = {}
         self._monitor: Address = ""
 
     # Its beginning and its end.
@@ -150,7 +151,22 @@ class Machine:
         ssh = Ssh(self._run, self.name, self._ports[22], self._environment)
         if not ssh.connect():
             raise self.failure("it does not let us log in")
+        for own, port in self._forwarded.items():
+            ssh.forward(port, own)
         self._ssh = ssh  # until then another thread has the console
+
+    def forward(self, own: int) -> int:
+        """The port of this machine that leads to one of its loopback's.
+
+        It is the same when it has been moved, or booted anew; nobody listens there in between.
+        """
+        if self._ssh is None:
+            raise LabError(f"{self.name} is not running")
+        if own not in self._forwarded:
+            port = free_port()
+            self._ssh.forward(port, own)
+            self._forwarded[own] = port
+        return self._forwarded[own]
 
     def quit(self) -> None:
         """End its QEMU, and wait until the ports that it had are free again."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Where the QEMU of a machine runs: on this machine, or on another machine of the lab."""
 
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,13 @@ from .image import root_image
 from .run import Run
 
 Address = str | tuple[str, int]
+
+
+def free_port() -> int:
+    """A TCP port of this machine's loopback at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Program(Protocol):

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
+from .errors import LabError
 from .process import bound
 from .run import HOST_ALIAS, Run
 
@@ -55,6 +56,13 @@ class Ssh:
     @property
     def is_connected(self) -> bool:
         return self.master is not None and self.master.poll() is None
+
+    def forward(self, port: int, own: int) -> None:
+        """Have a port of this machine's loopback lead to one of that one's, while this lasts."""
+        ask = ["ssh", "-O", "forward", f"-L127.0.0.1:{port}:127.0.0.1:{own}", *self._options]
+        done = subprocess.run(bound(ask), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise LabError(f"no port {port} could be had that leads to {own}: {done.stderr}")
 
     def argv(self, command: Sequence[str], *, pty: bool = False) -> list[str]:
         """The command line, on this machine, of a command on that one."""
