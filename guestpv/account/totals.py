@@ -145,7 +145,8 @@ class Totals:
         first_ns = np.where(went_on, last["stolen_ns"], now["epoch_stolen_ns"])
         known = now["valid"] & (first_ns <= now["stolen_ns"])
         grown_ns = np.where(known, now["stolen_ns"] - first_ns, np.uint64(0))
-        return np.minimum(grown_ns, now["monotonic_ns"] - last["monotonic_ns"])
+        elapsed_ns: npt.NDArray[np.uint64] = now["monotonic_ns"] - last["monotonic_ns"]
+        return np.minimum(grown_ns, elapsed_ns)
 
     def _leave_out_regained(self, rows: Rows, now: Snapshot) -> None:
         """Take out of *rows* by what a count only came back to where it was in its epoch."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from guestpv.errors import BusyError, Error, NoSourceError
+from guestpv.errors import BusyError, Error, NoSourceError, PermissionDeniedError
 
 NAME = "guestpv.prom"
 
@@ -17,8 +17,16 @@ class Textfile:
     away, since counters that stand still would say that nothing is stolen."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises Error if *directory* can't be written to, BusyError if another exporter does."""
+        """Raises NoSourceError without a *directory*, PermissionDeniedError if it can't be written
+        to, BusyError if another exporter does."""
         self._path = directory / NAME
+        may = os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
+        if os.path.isdir(directory) and not may:
+            raise PermissionDeniedError(
+                f"{directory}: no metrics can be written",
+                "It is another user's, or read-only",
+                "let this user write to it",
+            )
         try:
             self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:

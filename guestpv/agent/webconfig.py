@@ -56,6 +56,8 @@ class WebConfig:
     headers: Mapping[str, str]
     files: tuple[Path, ...]
     """What it was read from."""
+    doubt: str = ""
+    """Why clients refuse the certificate, whomever they trust, as when it has expired."""
 
 
 NO_WEB_CONFIG = WebConfig(None, {}, {}, ())
@@ -96,7 +98,9 @@ def _parse(config: Any, path: Path) -> WebConfig:
         if not isinstance(value, str) or not value.isprintable():
             raise ValueError(f"header {name} is no line of text")
     context, files = _tls(tls, path.parent) if tls else (None, ())
-    return WebConfig(context, _users(parts.get("basic_auth_users")), headers, (path, *files))
+    doubt = _doubt(context, files[0]) if context else ""
+    users = _users(parts.get("basic_auth_users"))
+    return WebConfig(context, users, headers, (path, *files), doubt)
 
 
 def _tls(tls: Mapping[str, Any], directory: Path) -> tuple[ssl.SSLContext, tuple[Path, ...]]:
@@ -140,6 +144,28 @@ def _load(path: Path, load: Callable[[], object]) -> None:
         raise ValueError(f"{path} does not serve ({reason})") from error
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror})") from error
+
+
+def _doubt(context: ssl.SSLContext, cert: Path) -> str:
+    """What a client says of the certificate that trusts nothing else: the first steps of a
+    handshake, in memory."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(cert)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = client.wrap_bio(to_client, to_server)
+    serving = context.wrap_bio(to_server, to_client, server_side=True)
+    for side in asking, serving, asking:
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            pass  # it is the other one's turn
+        except ssl.SSLCertVerificationError as error:
+            return f"{cert}: clients will refuse it. It does not verify: {error.verify_message}."
+        except ssl.SSLError:
+            break  # for another reason, as that this client can't do the versions asked for
+    return ""
 
 
 def _users(users: Any) -> Mapping[str, bytes]:
@@ -193,6 +219,7 @@ class WatchedWebConfig:
         self._path = path
         self._say = say
         self._config = read(path) if path else NO_WEB_CONFIG
+        self._say_doubt()
         self._seen = _states(self._config.files)
 
     def get(self) -> WebConfig:
@@ -203,10 +230,15 @@ class WatchedWebConfig:
                 if self._config.files != before.files:
                     self._seen = _states(self._config.files)
                 self.is_current = True
+                self._say_doubt()
             except ConfigError as error:
                 self.is_current = False
                 self._say(f"{error} The one that was read before is used.")
         return self._config
+
+    def _say_doubt(self) -> None:
+        if self._config.doubt:
+            self._say(self._config.doubt)
 
 
 def _states(files: tuple[Path, ...]) -> list[tuple[int, ...] | None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""guestpv exporter: metrics for Prometheus."""
+"""guestpv exporter: metrics for Prometheus and OpenTelemetry."""
 
 import ipaddress
 import re
@@ -49,7 +49,8 @@ def exporter(
         typer.Option(
             "--write-rules",
             metavar="DIR",
-            help="Write alerting rules for Prometheus and a dashboard for Grafana there, and end.",
+            help="Write alerting rules and a console for Prometheus, and a dashboard for Grafana,"
+            " there, and end.",
         ),
     ] = None,
     install: Annotated[
@@ -72,7 +73,7 @@ def exporter(
         ),
     ] = None,
 ) -> None:
-    """Give Prometheus the stolen time of each vCPU, until Ctrl-C.
+    """Give Prometheus or OpenTelemetry the stolen time of each vCPU, until Ctrl-C.
 
     It goes on, and says so in a metric, when the source can't be read, comes back, or is another.
     It listens on this machine alone unless told otherwise; with --textfile or --otlp and without

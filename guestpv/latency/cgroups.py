@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What is stolen from each of many cgroups, as they come and go."""
 
+import os
 from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
@@ -30,6 +31,9 @@ class Cgroups(Many[str]):
 
     def _count(self, one: str) -> Counter:
         return counter(cgroup=self._root / one)
+
+    def _descriptors_each(self) -> int:
+        return 1 + 4 * os.sysconf("SC_NPROCESSORS_CONF")  # those that are offline may come
 
 
 def _root() -> Path:

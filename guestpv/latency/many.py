@@ -14,6 +14,9 @@ from guestpv.latency.counter import Counter
 One = TypeVar("One", int, str)
 """What each is known by."""
 
+_LEFT_TO_OTHERS = 512
+"""So many file descriptors are not taken by counters: sources and clients need some, too."""
+
 
 class Many(ABC, Generic[One]):
     """Follows them: those that are there are counted, those that are gone are forgotten."""
@@ -33,6 +36,7 @@ class Many(ABC, Generic[One]):
         # The soft limit is low for those who use select(2), which nobody here does.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._descriptors = hard - min(_LEFT_TO_OTHERS, hard // 2)
 
     @abstractmethod
     def _there(self) -> set[One]:
@@ -41,6 +45,10 @@ class Many(ABC, Generic[One]):
     @abstractmethod
     def _count(self, one: One) -> Counter:
         """A counter for it, from now on."""
+
+    @abstractmethod
+    def _descriptors_each(self) -> int:
+        """How many file descriptors one of them takes at most."""
 
     def read(self) -> dict[One, Bounds]:
         """What was stolen from each since it is counted; from none where the module is not loaded,
@@ -53,7 +61,7 @@ class Many(ABC, Generic[One]):
             self._counters.pop(one).close()
         # Those that are counted stay so, however many come.
         for one in sorted(there - self._counters.keys()):
-            if len(self._counters) == self.most:
+            if len(self._counters) == self.most or not self._descriptors_suffice():
                 break
             try:
                 self._counters[one] = self._count(one)
@@ -63,6 +71,21 @@ class Many(ABC, Generic[One]):
                 self._explain(error)
         self.left_out = len(there) - len(self._counters)
         return {one: each.read() for one, each in self._counters.items()}
+
+    def _descriptors_suffice(self) -> bool:
+        """Whether there are enough for one more."""
+        each, so_far = self._descriptors_each(), len(self._counters)
+        if (so_far + 1) * each <= self._descriptors:
+            return True
+        self._explain(
+            Error(
+                f"{so_far} are counted, and no more",
+                f"Each takes {each} file descriptors, and this process may have"
+                f" {self._descriptors} for them",
+                "raise 'ulimit -Hn'",
+            )
+        )
+        return False
 
     def _explain(self, error: Error) -> None:
         if not self._said:

@@ -31,3 +31,6 @@ class Tasks(Many[int]):
 
     def _count(self, one: int) -> Counter:
         return counter(one)
+
+    def _descriptors_each(self) -> int:
+        return 2

@@ -4,6 +4,9 @@
 import json
 import re
 import subprocess
+import sys
+import time
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -15,11 +18,13 @@ import yaml
 from guestpv.agent.exporter import Exporter
 from guestpv.agent.metrics import MonitorCollector, _by_cpu
 from guestpv.agent.monitor import Monitor
-from guestpv.agent.rules import FILES, write_rules
+from guestpv.agent.rules import CONSOLE, DASHBOARD, FILES, RULES, write_rules
 from guestpv.errors import Error
 from guestpv.simulation.machine import SimulatedMachine
 from guestpv.simulation.script import parse
 from pvlab import packaged
+from pvlab.prometheus import Prometheus
+from pvlab.site import free_port
 
 REVISION = '[[event]]\nat_s = 1\nwhat = "revision"\ncpus = "0"\nrevision = 1'
 
@@ -184,16 +189,77 @@ def test_they_are_written_out_and_nothing_is_written_over(tmp_path):
     for _ in range(2):
         write_rules(tmp_path, said.append)
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
-    for name in FILES:
+    for name in RULES, DASHBOARD:
         assert (tmp_path / name).read_bytes() == (SHIPPED / name).read_bytes()
-    (tmp_path / FILES[0]).unlink()
-    (tmp_path / FILES[1]).write_text("{}")
+    (tmp_path / RULES).unlink()
+    (tmp_path / CONSOLE).unlink()
+    (tmp_path / DASHBOARD).write_text("{}")
     with pytest.raises(Error, match="move it away"):
         write_rules(tmp_path, said.append)
-    assert [path.name for path in tmp_path.iterdir()] == [FILES[1]]
-    assert len(said) == 4
+    assert [path.name for path in tmp_path.iterdir()] == [DASHBOARD]
+    assert len(said) == 6
 
 
 def test_a_directory_that_is_not_there(tmp_path):
     with pytest.raises(Error, match="No such file or directory"):
         write_rules(tmp_path / "nowhere", pytest.fail)
+
+
+# The console
+
+PATIENCE_S = 60
+
+
+@pytest.fixture
+def begin():
+    """Run guestpv for as long as the test lasts."""
+    with ExitStack() as stack:
+
+        def run(*arguments):
+            command = [sys.executable, "-m", "guestpv", *map(str, arguments)]
+            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+            stack.callback(process.kill)
+
+        yield run
+
+
+@pytest.fixture
+def prometheus(begin, tmp_path):
+    """It scrapes an exporter of a simulated machine, and one that has nothing to read."""
+    write_rules(tmp_path, lambda text: None)
+    begin("sim", tmp_path / "page", "--vcpus=2", "--steal=30")
+    targets = []
+    for source in tmp_path / "page", tmp_path / "nowhere":
+        targets.append(f"127.0.0.1:{free_port()}")
+        begin("exporter", f"--source={source}", f"--listen={targets[-1]}")
+    labels = {"host": "a"}  # as service discovery adds it
+    configuration = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [RULES],
+        "scrape_configs": [
+            {"job_name": "guestpv", "static_configs": [{"targets": targets, "labels": labels}]}
+        ],
+    }
+    with Prometheus(tmp_path, configuration) as prometheus:
+        ends = time.monotonic() + PATIENCE_S
+        while not prometheus.query("host:guestpv_stolen_vms:ratio"):
+            assert time.monotonic() < ends, "nothing was recorded"
+            time.sleep(0.2)
+        yield prometheus
+
+
+def test_prometheus_serves_the_dashboard_as_a_console_and_answers_its_panels(prometheus):
+    """As the page asks it; what a browser draws of that is not looked at."""
+    page = prometheus.console(CONSOLE)
+    embedded = re.search(r'<script [^>]*id="dashboard">(.*?)</script>', page, re.DOTALL)[1]
+    dashboard = json.loads(embedded)
+    assert dashboard == json.loads((SHIPPED / DASHBOARD).read_text())
+    assert 'const API = "/api/v1/";' in page
+    kinds = re.search(r"const KINDS = \{(.*)\}", page)[1]
+    assert {panel["type"] for panel in dashboard["panels"]} <= set(re.findall(r"(\w+):", kinds))
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            query = re.sub(r"\$(host|instance)\b", ".*", target["expr"])
+            answered = prometheus.query(query)
+            # Only a device has the kernel's account beside it.
+            assert answered or "procstat" in query, panel["title"]

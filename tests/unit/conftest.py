@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""A machine in a file: a page image, in which a test plays the hypervisor and the module."""
+"""A machine in a file: a page image, in which a test plays the hypervisor and the module.
 
+And what reads it: the command line, an exporter.
+"""
+
+import ctypes
 import fcntl
 import mmap
 import os
+import platform
+import struct
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from guestpv.errors import Error, PermissionDeniedError
 from guestpv.latency import perf
@@ -21,6 +29,7 @@ from guestpv.page.abi import Fault, Reason, State
 from guestpv.page.image import structures, write_image
 
 SECOND = 1_000_000_000
+PATIENCE_S = 60
 
 
 class Machine:
@@ -171,3 +180,93 @@ def spin_in_cgroup():
         os.waitpid(pid, 0)
 
     return spin
+
+
+class Served:
+    """A running exporter."""
+
+    def __init__(self, process, log):
+        self.process = process
+        self.log = log.read_text
+        address = self.said("metrics at ").split("metrics at ")[1].split("/metrics")[0]
+        self.url, self.port = address, int(address.rpartition(":")[2])
+
+    def said(self, text):
+        """The line of its log that has *text*, when it is there."""
+        ends = time.monotonic() + PATIENCE_S
+        while time.monotonic() < ends:
+            for line in self.log().splitlines():
+                if text in line:
+                    return line
+            assert self.process.poll() is None, self.log()
+            time.sleep(0.02)
+        raise AssertionError(f"{text!r} was not said: {self.log()}")
+
+    def get(self, path="/metrics", context=None, **headers):
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self.url + path, headers=headers)
+        return urllib.request.urlopen(request, timeout=PATIENCE_S, context=context)
+
+    def metrics(self, **arguments):
+        """Value of each sample, by name and labels."""
+        text = self.get(**arguments).read().decode()
+        return {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """An exporter of a source, on a port of its own; *before* it, a command that runs it."""
+    processes = []
+
+    def begin(source, *arguments, before=(), **options):
+        log = tmp_path / f"log{len(processes)}"
+        command = [*before, sys.executable, "-m", "guestpv", "exporter"]
+        command += ["--source", source, "--listen", "127.0.0.1:0", *arguments]
+        with log.open("w") as file:
+            process = subprocess.Popen(command, stderr=file, **options)
+        processes.append(process)
+        return Served(process, log)
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def as_others():
+    """A command that runs another for which files have permissions, as they have none for root."""
+    if os.getuid():
+        return ()
+    return ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+
+
+@pytest.fixture
+def forbid_netlink():
+    """For a process to call before it begins: socket(AF_NETLINK, …) fails with EPERM.
+
+    By seccomp, as a container may have it.
+    """
+    socket = {"x86_64": 41, "aarch64": 198}[platform.machine()]
+    program = [
+        (0x20, 0, 0, 0),  # load the number of the system call
+        (0x15, 0, 3, socket),
+        (0x20, 0, 0, 16),  # load its first argument
+        (0x15, 0, 1, 16),  # AF_NETLINK
+        (0x06, 0, 0, 0x00050000 | 1),  # fail with EPERM
+        (0x06, 0, 0, 0x7FFF0000),  # allow
+    ]
+
+    def forbid():
+        lines = b"".join(struct.pack("HBBI", *line) for line in program)
+        code = ctypes.create_string_buffer(lines)
+        fprog = struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code))
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+        assert libc.prctl(22, 2, fprog, 0, 0) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+    return forbid

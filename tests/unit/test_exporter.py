@@ -18,6 +18,7 @@ import urllib.request
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
 
 import bcrypt
 import pytest
@@ -27,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from guestpv.agent.exporter import Exporter
 from guestpv.agent.textfile import Textfile
+from guestpv.agent.webconfig import Passwords
 from guestpv.errors import Error
 from guestpv.page.image import write_image
 
@@ -35,66 +37,10 @@ PATIENCE_S = 60
 EXPORTER = (sys.executable, "-m", "guestpv", "exporter")
 
 
-class Served:
-    """A running exporter."""
-
-    def __init__(self, process, log):
-        self.process = process
-        self._log = log
-        address = self.said("metrics at ").split("metrics at ")[1].split("/metrics")[0]
-        self.url, self.port = address, int(address.rpartition(":")[2])
-
-    def said(self, text):
-        """The line of its log that has *text*, when it is there."""
-        ends = time.monotonic() + PATIENCE_S
-        while time.monotonic() < ends:
-            for line in self._log.read_text().splitlines():
-                if text in line:
-                    return line
-            assert self.process.poll() is None, self._log.read_text()
-            time.sleep(0.02)
-        raise AssertionError(f"{text!r} was not said: {self._log.read_text()}")
-
-    def get(self, path="/metrics", context=None, **headers):
-        headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(self.url + path, headers=headers)
-        return urllib.request.urlopen(request, timeout=PATIENCE_S, context=context)
-
-    def metrics(self, **arguments):
-        """Value of each sample, by name and labels."""
-        text = self.get(**arguments).read().decode()
-        return {
-            (sample.name, *sorted(sample.labels.items())): sample.value
-            for family in plain(text)
-            for sample in family.samples
-        }
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """An exporter of a source, on a port of its own."""
-    processes = []
-
-    def begin(source, *arguments):
-        log = tmp_path / f"log{len(processes)}"
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                [*EXPORTER, "--source", source, "--listen", "127.0.0.1:0", *arguments],
-                stderr=file,
-            )
-        processes.append(process)
-        return Served(process, log)
-
-    yield begin
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-def fails(*arguments):
+def fails(*arguments, before=()):
     """What becomes of an exporter that can't begin."""
     return subprocess.run(
-        [*EXPORTER, *arguments], capture_output=True, text=True, timeout=PATIENCE_S
+        [*before, *EXPORTER, *arguments], capture_output=True, text=True, timeout=PATIENCE_S
     )
 
 
@@ -269,6 +215,18 @@ def test_a_port_in_use_is_said(serve, machine):
     assert second.stderr.count("\n") == 1
 
 
+def test_two_exporters_of_one_source_do_not_disturb_each_other(serve, machine):
+    first, second = serve(machine.path), serve(machine.path)
+    machine.steal(1, SECOND)
+    assert first.metrics()[stolen(1)] == second.metrics()[stolen(1)] == 1
+
+
+def test_it_needs_no_netlink(serve, machine, forbid_netlink):
+    served = serve(machine.path, preexec_fn=forbid_netlink)
+    machine.steal(1, SECOND)
+    assert served.metrics()[stolen(1)] == 1
+
+
 def basic(name, password):
     return "Basic " + b64encode(f"{name}:{password}".encode()).decode()
 
@@ -278,8 +236,9 @@ def secured(tmp_path):
     """A web configuration with TLS and a user, and its authority."""
     authority = trustme.CA()
 
-    def certify():
-        certificate = authority.issue_cert("127.0.0.1")
+    def certify(expired=False):
+        ended = datetime.now(UTC) - timedelta(days=1) if expired else None
+        certificate = authority.issue_cert("127.0.0.1", not_after=ended)
         certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
         certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
 
@@ -336,6 +295,43 @@ def test_a_certificate_is_replaced_while_it_runs(serve, machine, secured, tmp_pa
     assert shown() != before
 
 
+def test_an_expired_certificate_is_said_and_serves_whoever_does_not_mind(serve, machine, secured):
+    """Rather than nobody: it is the clients who decide whom to trust."""
+    config, context, certify = secured
+    certify(expired=True)
+    served = serve(machine.path, "--web-config", config)
+    assert "certificate has expired" in served.said("cert.pem: clients will refuse it")
+    password = {"Authorization": basic("prometheus", "right")}
+    with pytest.raises(urllib.error.URLError, match="certificate has expired"):
+        served.get(context=context, **password)
+    assert served.get(context=ssl._create_unverified_context(), **password).status == 200
+    certify()
+    assert served.metrics(context=context, **password)["guestpv_web_config_current",] == 1
+
+
+def test_each_wrong_password_takes_one_check_of_the_same_cost(monkeypatch):
+    """So none is quicker than the others, also where there is no such user."""
+    costs, check = [], bcrypt.checkpw
+    monkeypatch.setattr(bcrypt, "checkpw", lambda *of: costs.append(of[1][:7]) or check(*of))
+    users = {name: bcrypt.hashpw(b"right", bcrypt.gensalt(4)) for name in ("prometheus", "other")}
+    passwords = Passwords()
+    wrong = [
+        ("prometheus", b"wrong"),
+        ("prometheus", b""),
+        ("prometheus", b"right\0"),
+        ("prometheus", b"\xff" * 1000),
+        ("nobody", b"right"),
+        ("", b""),
+    ]
+    for name, password in wrong:
+        assert not passwords.is_known(users, name, password)
+        assert not passwords.check(users, name, password)
+    assert costs == [b"$2b$04$"] * len(wrong)
+    assert passwords.check(users, "prometheus", b"right")
+    assert passwords.is_known(users, "prometheus", b"right")
+    assert not any(passwords.is_known(users, *each) for each in [*wrong, ("other", b"right")])
+
+
 def test_half_a_handshake_blocks_nobody(serve, machine, secured):
     config, context, _ = secured
     served = serve(machine.path, "--web-config", config)
@@ -385,6 +381,39 @@ def test_no_two_write_one_textfile(tmp_path, machine):
         second = fails("--source", machine.path, "--textfile", tmp_path)
     assert (second.returncode, second.stderr.count("\n")) == (8, 1)
     assert "Another exporter writes there" in second.stderr
+
+
+def test_a_textfile_directory_that_may_not_be_written_to(tmp_path, machine, as_others):
+    tmp_path.chmod(0o500)
+    refused = fails("--source", machine.path, "--textfile", tmp_path, before=as_others)
+    assert (refused.returncode, refused.stderr.count("\n")) == (4, 1)
+    assert "no metrics can be written" in refused.stderr
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A directory with metrics of an exporter that was killed, and no room for more."""
+    directory = tmp_path / "full"
+    directory.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "none", directory])
+    if mounted.returncode:
+        pytest.skip("only root can mount a file system, where it may")
+    try:
+        (directory / "guestpv.prom").write_text("the old ones\n")
+        with suppress(OSError), (directory / "filler").open("wb", buffering=0) as filler:
+            while filler.write(b"x"):
+                pass
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)  # the exporter may be there
+
+
+def test_where_a_textfile_has_no_room_the_old_one_stays_whole(serve, machine, full):
+    served = serve(machine.path, "--textfile", full)
+    served.said("guestpv.prom: not written. No space left on device: it is tried again.")
+    assert {path.name for path in full.iterdir()} == {"guestpv.prom", "filler"}
+    assert (full / "guestpv.prom").read_text() == "the old ones\n"
+    assert served.metrics()["guestpv_up",] == 1
 
 
 def test_a_textfile_that_can_not_be_written_stays_what_it_was(tmp_path):

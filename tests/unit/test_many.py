@@ -114,6 +114,27 @@ def test_no_more_are_counted_than_was_decided(cgroups, count, monkeypatch):
     assert counted.left_out == 2
 
 
+def test_of_4096_cgroups_no_more_take_descriptors_than_was_decided(cgroups, count):
+    first = cgroups("0000")
+    others = [first.with_name(first.name[:-4] + f"{number:04}") for number in range(1, 4096)]
+    counted = count(pattern_of(first))
+    files = len(os.listdir("/proc/self/fd"))
+    try:
+        for group in others:
+            group.mkdir()
+        for _ in range(2):
+            assert counted.read().keys() == {first.name, *(group.name for group in others[:511])}
+            assert counted.left_out == 4096 - 512
+            each = 1 + 4 * os.sysconf("SC_NPROCESSORS_ONLN")
+            assert len(os.listdir("/proc/self/fd")) - files == 512 * each
+    finally:
+        for group in others:
+            with suppress(FileNotFoundError):
+                group.rmdir()
+    assert counted.read().keys() == {first.name}
+    assert len(os.listdir("/proc/self/fd")) - files == each
+
+
 def test_where_the_module_is_not_loaded_none_is_counted_and_it_goes_on(cgroups, count, pmu):
     counted = count(pattern_of(cgroups("there")))
     (pmu / "type").rename(pmu.parent / "type")
@@ -189,8 +210,8 @@ main()
 """
 
 
-def watch(pmu, *options):
-    command = [sys.executable, "-c", WATCH, pmu, "watch", *options]
+def watch(pmu, *options, before=()):
+    command = [*before, sys.executable, "-c", WATCH, pmu, "watch", *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -215,6 +236,21 @@ def test_cgroups_are_watched_by_their_paths(cgroups, pmu):
     done = watch(pmu, "--cgroup", pattern_of(group), "--json", "--count", "1", "--interval", "0.1")
     (said,) = json.loads(done.stdout)["cgroups"]
     assert said == {"cgroup": group.name, "stolen_ns": [0, 0], "total_ns": [0, 0]}
+
+
+def test_descriptors_are_left_to_others(cgroups, pmu):
+    groups = [cgroups(str(number)) for number in range(3)]
+    each = 1 + 4 * os.sysconf("SC_NPROCESSORS_CONF")
+    limit = 2 * (2 * each)  # half of them are for counters, which is two of those
+    done = watch(
+        *(pmu, "--cgroup", pattern_of(groups[0]), "--json", "--count", "1", "--interval", "0.1"),
+        before=["prlimit", f"--nofile={limit}:{limit}"],
+    )
+    (said,) = map(json.loads, done.stdout.splitlines())
+    assert [one["cgroup"] for one in said["cgroups"]] == [group.name for group in groups[:2]]
+    assert said["left_out"] == 1
+    assert f"2 are counted, and no more. Each takes {each} file descriptors" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("options", [["--tasks"], ["--cgroup", "*"]])

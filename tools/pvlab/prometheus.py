@@ -37,7 +37,10 @@ class Prometheus:
     """A server with that configuration, from `with` to the end of its block."""
 
     def __init__(self, directory: Path, configuration: Mapping[str, object]) -> None:
-        """*directory* is for its data, its log and the configuration, as prometheus.yml has it."""
+        """*directory* is for its data, its log and the configuration, as prometheus.yml has it.
+
+        Consoles that are there are served.
+        """
         self._directory = directory
         self._configuration = configuration
         self._port = free_port()
@@ -53,6 +56,7 @@ class Prometheus:
                         str(program("prometheus", "prometheus")),
                         f"--config.file={configuration}",
                         f"--storage.tsdb.path={self._directory / 'data'}",
+                        f"--web.console.templates={self._directory}",
                         f"--web.listen-address=127.0.0.1:{self._port}",
                         "--log.level=warn",
                     ]
@@ -94,6 +98,10 @@ class Prometheus:
             return json.loads(self._ask(path))["data"]
         except urllib.error.HTTPError as error:
             raise LabError(f"prometheus: {what}: {error.read().decode()}") from None
+
+    def console(self, name: str) -> str:
+        """The page that it makes of a console's template."""
+        return self._ask(f"/consoles/{name}").decode()
 
     def _ask(self, path: str) -> bytes:
         url = f"http://127.0.0.1:{self._port}{path}"
