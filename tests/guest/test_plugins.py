@@ -83,12 +83,17 @@ def run(*command, **environment):
 WORKLOAD = os.path.join(os.path.dirname(__file__), "workload.py")
 
 
-def test_pytest_benchmark_says_what_was_stolen_and_takes_it_off(loaded, tmp_path):
+@pytest.fixture
+def alone(tmp_path):
+    """What the workload is told, as the only task in its only phase."""
+    (tmp_path / "go-only").write_text("1")
+    return {"PLACE": str(tmp_path), "PHASES": "only", "TIMER": "corrected"}
+
+
+def test_pytest_benchmark_says_what_was_stolen_and_takes_it_off(loaded, alone, tmp_path):
     saved = tmp_path / "saved.json"
-    (tmp_path / "tasks").mkdir()
     options = ("-p", "no:cacheprovider", "--guestpv=correct", f"--benchmark-json={saved}")
-    pytest_ = (sys.executable, "-m", "pytest", *options, WORKLOAD)
-    done = run(*pytest_, TOGETHER=f"{tmp_path}/tasks:1")
+    done = run(sys.executable, "-m", "pytest", *options, WORKLOAD, **alone)
     assert done.returncode == 0
     assert "guestpv: stolen time, correct" in done.stdout
     (benchmark,) = json.loads(saved.read_text())["benchmarks"]
@@ -115,27 +120,26 @@ def test_a_test_of_time_is_excused_with_the_reason(loaded, tmp_path):
     assert "2 rerun" in done.stdout
 
 
-def test_pyperf_has_it_in_the_metadata(loaded, tmp_path):
+def test_pyperf_has_it_in_the_metadata(loaded, alone, tmp_path):
     saved = tmp_path / "saved.json"
-    (tmp_path / "tasks").mkdir()
-    options = ("--hook", "guestpv", "--inherit-environ=TOGETHER,TIMER", "-q", "-o", str(saved))
-    place = {"TOGETHER": f"{tmp_path}/tasks:1", "TIMER": "corrected"}
-    done = run(sys.executable, WORKLOAD, *options, **place)
+    options = ("--hook", "guestpv", f"--inherit-environ={','.join(alone)}", "-q", "-o", str(saved))
+    done = run(sys.executable, WORKLOAD, *options, **alone)
     assert done.returncode == 0
     assert "guestpv: the hypervisor took" in done.stderr
     benchmarks = json.loads(saved.read_text())
     (run_,) = benchmarks["benchmarks"][0]["runs"]
-    said = benchmarks["metadata"] | run_["metadata"]
+    said = {}
+    for part in benchmarks, benchmarks["benchmarks"][0], run_:
+        said |= part.get("metadata", {})
     assert said["guestpv_stolen_ns"] > 100 * MS
     assert said["guestpv_unknown_ns"] == 0
     corrected_ns = said["guestpv_wall_ns"] - said["guestpv_stolen_ns"]
     assert sum(run_["values"]) * 1e9 == pytest.approx(corrected_ns, abs=SLICES_NS)
 
 
-def test_without_the_module_it_is_one_line(unloaded, tmp_path):
-    (tmp_path / "tasks").mkdir()
+def test_without_the_module_it_is_one_line(unloaded, alone):
     options = ("-p", "no:cacheprovider", "--guestpv=correct", WORKLOAD)
-    done = run(sys.executable, "-m", "pytest", *options, TOGETHER=f"{tmp_path}/tasks:1")
+    done = run(sys.executable, "-m", "pytest", *options, **alone)
     assert done.returncode == 0
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("guestpv:")]
     assert "guestpv load" in line

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""A piece of work, timed by each tool, as one of several tasks that are all busy meanwhile.
+"""A piece of work that a tool times, as one of several tasks, which are all busy meanwhile.
 
-TOGETHER=DIRECTORY:TASKS says where they meet, and how many they are. Run as
+It is done in phases. A phase begins when there is a file ``go-PHASE`` in the directory PLACE, and
+as many tasks as it says have come; each leaves a file ``done-PHASE-…`` when it has done its part,
+and keeps its vCPU busy until all have. PHASES names those in which this task takes part. Run as
 
-- ``pytest workload.py``, by pytest-benchmark;
+- ``pytest workload.py``, it is timed by pytest-benchmark;
 - ``workload.py`` with options of pyperf's, by pyperf: with ``TIMER=corrected`` by its own timer;
-- ``workload.py plain``, by whoever runs it.
+- ``workload.py plain PHASE``, by whoever runs it.
 """
 
 import os
@@ -17,6 +19,8 @@ from pathlib import Path
 
 ROUNDS = 20
 LOOPS = 300_000
+PLACE = Path(os.environ["PLACE"])
+PHASES = os.environ["PHASES"].split(",")
 
 
 def work() -> None:
@@ -25,24 +29,30 @@ def work() -> None:
 
 
 @contextmanager
-def together(*, busy: bool = True) -> Iterator[None]:
-    """Begin when all tasks have come, and keep the vCPU busy until all have done their work."""
-    place, tasks = os.environ["TOGETHER"].split(":")
+def together(phase: str, *, busy: bool = True) -> Iterator[None]:
+    """Begin when all tasks have come, and go on with nothing until all have done their work."""
 
-    def have(what: str) -> bool:
-        return len(list(Path(place).glob(f"{what}-*"))) >= int(tasks)
+    def number(what: str) -> int:
+        return len(list(PLACE.glob(f"{what}-{phase}-*")))
 
-    Path(place, f"came-{os.getpid()}").touch()
-    while not have("came"):
-        time.sleep(0.01)
+    (PLACE / f"came-{phase}-{os.getpid()}").touch()
+    while not (go := PLACE / f"go-{phase}").exists():
+        time.sleep(0.05)
+    tasks = int(go.read_text())
+    while number("came") < tasks:
+        time.sleep(0.05)
     yield
-    Path(place, f"done-{os.getpid()}").touch()
-    while busy and not have("done"):
+    (PLACE / f"done-{phase}-{os.getpid()}").touch()
+    while busy and number("done") < tasks:
         work()
 
 
-def test_work(benchmark) -> None:
-    with together():
+def pytest_generate_tests(metafunc) -> None:
+    metafunc.parametrize("phase", PHASES)
+
+
+def test_work(benchmark, phase) -> None:
+    with together(phase):
         benchmark.pedantic(work, rounds=ROUNDS)
 
 
@@ -52,21 +62,24 @@ def time_by_pyperf() -> None:
     from guestpv.plugins.pyperf import corrected
 
     runner = pyperf.Runner(processes=1, values=ROUNDS, warmups=0, loops=1)
-    # Its first process starts a second one, which measures.
-    with together() if "--worker" in sys.argv else nullcontext():
-        if os.environ.get("TIMER") == "corrected":
-            runner.bench_time_func("work", corrected(work))
-        else:
-            runner.bench_func("work", work)
+    args = runner.parse_args()
+    # Its first process starts one for each phase, which measures.
+    with together(PHASES[args.worker_task]) if args.worker else nullcontext():
+        for phase in PHASES:
+            if os.environ.get("TIMER") == "corrected":
+                runner.bench_time_func(phase, corrected(work))
+            else:
+                runner.bench_func(phase, work)
 
 
 def main() -> None:
-    if sys.argv[1:] == ["plain"]:
-        with together(busy=False):
-            for _ in range(ROUNDS):
-                work()
-    else:
-        time_by_pyperf()
+    match sys.argv[1:]:
+        case ["plain", phase]:
+            with together(phase, busy=False):
+                for _ in range(ROUNDS):
+                    work()
+        case _:
+            time_by_pyperf()
 
 
 if __name__ == "__main__":

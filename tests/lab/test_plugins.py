@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 """A benchmark in quiet, and while half of each vCPU is taken: what the plug-ins make of it.
 
-Each way of measuring has three figures: quiet, contended, and contended but corrected. The second
-is about twice the first, the third within 3 % of it.
+Contended it takes about twice as long, and corrected within 3 % of what it takes in quiet. Quiet
+is measured before and after, since other work on this machine makes an emulated one slower, which
+nobody counts.
 """
 
 import json
 import statistics
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -15,6 +18,7 @@ from pvlab import Lab
 
 TOLERANCE = 0.03
 TWICE = pytest.approx(2, abs=0.35)
+ATTEMPTS = 2
 
 # What an emulated host takes to come back, half a millisecond each time, nobody counts. So it
 # takes the vCPUs away seldom, and then for long.
@@ -27,35 +31,50 @@ for knob in latency_ns min_granularity_ns wakeup_granularity_ns; do
 done
 """
 
+QUIET, CONTENDED, AGAIN = PHASES = ("quiet", "contended", "again")
 PLACE = "/tmp/workload"
 COMMANDS = {
     "pytest-benchmark": (
-        "python3 -m pytest -q -p no:cacheprovider --rootdir={place} --guestpv=correct"
-        " --benchmark-json=saved$task.json {place}/workload.py"
+        "python3 -m pytest -q -p no:cacheprovider --rootdir=$PLACE --guestpv=correct"
+        " --benchmark-json=$saved workload.py"
     ),
     "pyperf": (
-        "python3 {place}/workload.py --hook guestpv -q -o saved$task.json"
-        " --inherit-environ=TOGETHER,TIMER"
+        "python3 workload.py --hook guestpv -q -o $saved --inherit-environ=PLACE,PHASES,TIMER"
     ),
     "guestpv run": (
-        "guestpv run --json --output saved$task.json -- python3 -S {place}/workload.py plain"
+        'sh -c \'for phase in $(echo $PHASES | tr , " "); do'
+        " guestpv run --json --output $saved-$phase -- python3 -S workload.py plain $phase; done'"
     ),
 }
 TASKS = """
-rm -rf {place} && mkdir -m 1777 {place} && cp /root/tests/guest/workload.py {place} && cd {place}
-chmod 755 workload.py
-export TOGETHER={place}:{tasks} TIMER=corrected
-for task in $(seq {tasks}); do
+rm -rf $PLACE && mkdir -m 1777 $PLACE && cd $PLACE
+cp /root/tests/guest/workload.py . && chmod 755 workload.py
+export TIMER=corrected PHASES saved
+for task in $(seq 0 $(({tasks} - 1))); do
+    PHASES=quiet,contended,again
+    [ $((task % {vcpus})) -lt {quiet_vcpus} ] || PHASES=contended
+    saved=saved$task
     taskset -c $((task % {vcpus})) {privilege} {command} >said$task 2>&1 &
 done
+echo started
 wait
+"""
+PHASE = """
+cd $PLACE
+echo {tasks} >go-{phase}.new && mv go-{phase}.new go-{phase}
+for _ in $(seq 300); do
+    [ $(ls | grep -c ^done-{phase}-) -lt {tasks} ] || exit 0
+    sleep 0.3
+done
+cat said*
+exit 1
 """
 NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups"
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of all tasks together, in seconds of one round."""
+    """Of a round, in seconds."""
 
     wall: float
     corrected: float
@@ -64,55 +83,105 @@ class Figures:
         return f"{1e3 * self.wall:.2f} ms, corrected {1e3 * self.corrected:.2f} ms"
 
 
-def measure(lab: Lab, tool: str, tasks: int, vcpus: int, privilege: str = "") -> Figures:
-    """Have so many tasks on so many vCPUs measured by a tool, at the same time."""
-    command = COMMANDS[tool].format(place=PLACE)
+@dataclass(frozen=True)
+class Tasks:
+    """So many, of which as many as the host has CPUs for are quiet."""
+
+    tasks: int
+    vcpus: int
+    quiet_vcpus: int
+    privilege: str = ""
+
+    def number(self, phase: str) -> int:
+        return self.tasks if phase == CONTENDED else self.tasks * self.quiet_vcpus // self.vcpus
+
+
+def measure(lab: Lab, tool: str, how: Tasks, contend: Callable[[bool], None]) -> dict[str, Figures]:
+    """Have all tasks measured by a tool at the same time; the means of each phase."""
     script = TASKS.format(
-        place=PLACE, tasks=tasks, vcpus=vcpus, privilege=privilege, command=command
+        tasks=how.tasks,
+        vcpus=how.vcpus,
+        quiet_vcpus=how.quiet_vcpus,
+        privilege=how.privilege,
+        command=COMMANDS[tool],
     )
-    lab.run(["sh", "-c", script], timeout=120).check_returncode()
+    argv = lab.guest.argv(["env", f"PLACE={PLACE}", "sh", "-c", script])
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "started\n"
+        for phase in PHASES:
+            contend(phase == CONTENDED)
+            wait = PHASE.format(tasks=how.number(phase), phase=phase)
+            done = lab.run(["env", f"PLACE={PLACE}", "sh", "-c", wait])
+            assert done.returncode == 0, done.stdout
+        process.wait()
+    figures: dict[str, list[Figures]] = {phase: [] for phase in PHASES}
+    for task in range(how.tasks):
+        for phase, one in READ[tool](lab, f"{PLACE}/saved{task}"):
+            figures[phase].append(one)
+    assert {phase: len(ones) for phase, ones in figures.items()} == {
+        phase: how.number(phase) for phase in PHASES
+    }
+    return {
+        phase: Figures(
+            statistics.mean(one.wall for one in ones),
+            statistics.mean(one.corrected for one in ones),
+        )
+        for phase, ones in figures.items()
+    }
+
+
+def read(lab: Lab, path: str) -> dict:
+    return json.loads(lab.run(["cat", path]).stdout)
+
+
+def of_pytest(lab: Lab, path: str) -> list[tuple[str, Figures]]:
     figures = []
-    for task in range(1, tasks + 1):
-        saved = lab.run(["cat", f"{PLACE}/saved{task}.json"])
-        assert saved.returncode == 0, lab.run(["cat", f"{PLACE}/said{task}"]).stdout
-        figures.append(READ[tool](json.loads(saved.stdout)))
-    return Figures(
-        statistics.mean(one.wall for one in figures),
-        statistics.mean(one.corrected for one in figures),
-    )
+    for benchmark in read(lab, path)["benchmarks"]:
+        said, stats = benchmark["extra_info"]["guestpv"], benchmark["stats"]
+        assert said["unknown_ns"] == {}
+        wall = said["wall_ns"] / 1e9 / stats["rounds"]
+        figures.append((benchmark["params"]["phase"], Figures(wall, stats["mean"])))
+    return figures
 
 
-def of_pytest(saved: dict) -> Figures:
-    (benchmark,) = saved["benchmarks"]
-    said = benchmark["extra_info"]["guestpv"]
-    assert said["unknown_ns"] == {}
-    stats = benchmark["stats"]
-    return Figures(said["wall_ns"] / 1e9 / stats["rounds"], stats["mean"])
+def of_pyperf(lab: Lab, path: str) -> list[tuple[str, Figures]]:
+    saved, figures = read(lab, path), []
+    for benchmark in saved["benchmarks"]:
+        (run,) = benchmark["runs"]
+        said = saved["metadata"] | benchmark.get("metadata", {}) | run.get("metadata", {})
+        assert said["guestpv_unknown_ns"] == 0
+        values = run["values"]
+        wall = said["guestpv_wall_ns"] / 1e9 / len(values)
+        figures.append((said["name"], Figures(wall, statistics.mean(values))))
+    return figures
 
 
-def of_pyperf(saved: dict) -> Figures:
-    (run,) = saved["benchmarks"][0]["runs"]
-    said = saved["metadata"] | run["metadata"]
-    assert said["guestpv_unknown_ns"] == 0
-    values = run["values"]
-    return Figures(said["guestpv_wall_ns"] / 1e9 / len(values), statistics.mean(values))
-
-
-def of_run(saved: dict) -> Figures:
+def of_run(lab: Lab, path: str) -> list[tuple[str, Figures]]:
     """Of a command there is the whole, and what it ran: what it waited for others is not in it."""
-    (run,) = saved["runs"]
-    least, most = run["ran_ns"]
-    assert least == most
-    return Figures(run["cpu_ns"][0] / 1e9, least / 1e9)
+    figures = []
+    for saved in lab.run(["sh", "-c", f"ls {path}-*"]).stdout.split():
+        (run,) = read(lab, saved)["runs"]
+        least, most = run["ran_ns"]
+        assert least == most
+        figures.append((saved.rpartition("-")[2], Figures(run["cpu_ns"][0] / 1e9, least / 1e9)))
+    return figures
 
 
 READ = {"pytest-benchmark": of_pytest, "pyperf": of_pyperf, "guestpv run": of_run}
 
 
-def judge(tool: str, quiet: Figures, contended: Figures) -> None:
-    print(f"{tool}: quiet {quiet}; contended {contended}")
-    assert contended.wall / quiet.wall == TWICE
-    assert contended.corrected == pytest.approx(quiet.wall, rel=TOLERANCE)
+def judge(lab: Lab, tool: str, how: Tasks, contend: Callable[[bool], None]) -> None:
+    for _ in range(ATTEMPTS):
+        figures = measure(lab, tool, how, contend)
+        print(tool, how.tasks, "tasks:", *(f"{phase} {one};" for phase, one in figures.items()))
+        if figures[AGAIN].wall == pytest.approx(figures[QUIET].wall, rel=TOLERANCE):
+            break
+    else:
+        pytest.fail("something else ran on this machine meanwhile: quiet was not the same twice")
+    quiet = statistics.mean(figures[phase].wall for phase in (QUIET, AGAIN))
+    assert figures[CONTENDED].wall / quiet == TWICE
+    assert figures[CONTENDED].corrected == pytest.approx(quiet, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("tool", COMMANDS)
@@ -120,18 +189,16 @@ def test_half_of_each_vcpu_is_taken(tool):
     """A task on each of two vCPUs, measured by an ordinary user, who has perf events alone."""
     with Lab(vcpus=2, load=True) as lab:
         lab.run(["sysctl", "-q", "kernel.perf_event_paranoid=2"]).check_returncode()
-        quiet = measure(lab, tool, 2, 2, NOBODY)
-        lab.steal(50, period_ms=PERIOD_MS)
-        contended = measure(lab, tool, 2, 2, NOBODY)
-    judge(tool, quiet, contended)
+
+        def contend(contended: bool) -> None:
+            lab.steal(50 if contended else 0, period_ms=PERIOD_MS)
+
+        judge(lab, tool, Tasks(2, 2, 2, NOBODY), contend)
 
 
 @pytest.mark.parametrize("tool", COMMANDS)
 def test_eight_tasks_on_four_vcpus_of_two_cpus(tool):
-    """Two tasks on each vCPU. The host has two CPUs, so that two vCPUs are quiet, and four are
-    not."""
+    """Two tasks on each vCPU. Two vCPUs are quiet on a host of two CPUs, and four are not."""
     with Lab(vcpus=4, memory_mb=1024, load=True) as lab:
         lab.host.run(["sh", "-c", LONG_SLICES]).check_returncode()
-        quiet = measure(lab, tool, 4, 2)
-        contended = measure(lab, tool, 8, 4)
-    judge(tool, quiet, contended)
+        judge(lab, tool, Tasks(8, 4, 2), lambda contended: None)
