@@ -126,7 +126,7 @@ def test_of_4096_cgroups_no_more_take_descriptors_than_was_decided(cgroups, coun
             assert counted.read().keys() == {first.name, *(group.name for group in others[:511])}
             assert counted.left_out == 4096 - 512
             each = 1 + 4 * os.sysconf("SC_NPROCESSORS_ONLN")
-            assert len(os.listdir("/proc/self/fd")) - files == 512 * each
+            assert len(os.listdir("/proc/self/fd")) - files <= 512 * each
     finally:
         for group in others:
             with suppress(FileNotFoundError):
