@@ -2,8 +2,9 @@
 """A piece of work that a tool times, as one of several tasks, which are all busy meanwhile.
 
 It is done in phases. A phase begins when there is a file ``go-PHASE`` in the directory PLACE, and
-as many tasks as it says have come; each leaves a file ``done-PHASE-…`` when it has done its part,
-and keeps its vCPU busy until all have. PHASES names those in which this task takes part. Run as
+as many tasks as it says have come; each writes a line into the pipe ``done``, if there is one, when
+it has done its part, and keeps its vCPU busy until all have. PHASES names those in which this task
+takes part. Run as
 
 - ``pytest workload.py``, it is timed by pytest-benchmark;
 - ``workload.py`` with options of pyperf's, by pyperf: with ``TIMER=corrected`` by its own timer;
@@ -43,6 +44,8 @@ def together(phase: str, *, busy: bool = True) -> Iterator[None]:
         time.sleep(0.05)
     yield
     (PLACE / f"done-{phase}-{os.getpid()}").touch()
+    if (done := PLACE / "done").exists():
+        done.write_text(f"{phase}\n")
     while busy and number("done") < tasks:
         work()
 
