@@ -10,10 +10,10 @@ import pytest
 
 from pvlab import Lab, Lie
 
-BEGUN_S = 3
-CONTENDED_S = 10
-LOOK_S = 25
-IDLE_S = 60
+BEGUN_S = 1
+CONTENDED_S = 4
+LOOK_S = 8
+IDLE_S = 15
 LATE_NS = 20_000_000
 
 # On both vCPUs, as soon as it is told to. Before and after it waits, and no count moves.
