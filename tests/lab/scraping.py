@@ -19,12 +19,13 @@ from matplotlib.figure import Figure
 from pvlab import Lab
 from pvlab.prometheus import Prometheus
 
-SCRAPED_EACH_S = 1
-WINDOW_S = 10
+SCRAPED_EACH_S = 2
+WINDOW_S = 16
+STEP_S = 1
 """Of rate(): what becomes of a rule's 5 minutes when all is so fast."""
 
 EXPORTERS = {
-    9857: "guestpv exporter --listen 127.0.0.1:9857 --interval 0.2",
+    9857: "guestpv exporter --listen 127.0.0.1:9857 --interval 0.5",
     9100: "prometheus-node-exporter --web.listen-address 127.0.0.1:9100"
     " --collector.disable-defaults --collector.cpu",
 }
@@ -119,7 +120,18 @@ class Story:
     @property
     def steps(self) -> Times:
         """The times at which its series are looked at."""
-        return np.arange(self._times_s[0], self._times_s[-1], SCRAPED_EACH_S)
+        return np.arange(self._times_s[0], self._times_s[-1], STEP_S)
+
+    def await_scrape(self, prometheus: Prometheus) -> None:
+        """Until the guest was scraped just now: what is done at once then, is between two scrapes."""
+
+        def scraped_s() -> list[float]:
+            last = prometheus.query("timestamp(guestpv_up)")
+            return [value for one in last for value in one.values.values()]
+
+        before_s = scraped_s()
+        while scraped_s() == before_s:
+            self.look()
 
     def share_taken(self, vcpu: int) -> Shares:
         """By the host's account, over the same windows as `rate` has them."""
@@ -133,12 +145,20 @@ class Story:
         """What Prometheus makes of a counter, by its label `cpu`."""
         query = f"rate({selector}[{WINDOW_S}s])"
         first_s, last_s = self.steps[[0, -1]]
-        found = prometheus.query_range(query, first_s, last_s, SCRAPED_EACH_S)
+        import json, os
+        if os.environ.get("DUMP"):
+            with open(os.environ["DUMP"], "a") as f:
+                q = {}
+                for query2 in ("up", "scrape_duration_seconds", selector, "guestpv_up"):
+                    got = prometheus.get("query", query=query2 + "[200s]", time=last_s+3)
+                    q[query2] = got["result"]
+                print(json.dumps({"q": q, "times": self._times_s, "waited": self._waited_ns, "events": self.events}), file=f)
+        found = prometheus.query_range(query, first_s, last_s, STEP_S)
         rates = {}
         for series in found:
             said = np.full(len(self.steps), np.nan)
             for time_s, value in series.values.items():
-                said[round((time_s - first_s) / SCRAPED_EACH_S)] = value
+                said[round((time_s - first_s) / STEP_S)] = value
             rates[int(series.labels["cpu"])] = said
         return rates
 
@@ -192,4 +212,5 @@ def draw(path: Path, story: Story, panels: dict[str, list[Line]]) -> None:
             axis.grid(axis="y", linewidth=0.4)
             axis.legend(loc="upper left", fontsize=8, ncols=len(lines))
         axes[-1].set_xlabel("seconds")
+        figure.savefig(path.with_suffix(".png"))
         figure.savefig(path, metadata={"Date": None})

@@ -4,6 +4,8 @@
 With `--pictures tools` it draws the README's pictures anew.
 """
 
+import time
+
 import numpy as np
 from scraping import WINDOW_S, Line, Story, draw, keep_busy, scraped, switch
 from structures import ipa
@@ -38,14 +40,15 @@ def test_the_rate_is_what_the_host_took_whatever_happens(tmp_path, pictures):
     with Lab(vcpus=2, load=True) as lab, scraped(lab, tmp_path) as prometheus:
         # Prometheus takes it that a counter which is near 0 has begun there.
         busy = [keep_busy(lab, cpu) for cpu in (0, 1)]
-        lab.steal(50)
-        lab.run(["sleep", "1"])
+        lab.steal(40)
+        lab.run(["sleep", "3"])
         lab.steal(0)
         lab.run(["kill", "-STOP", *busy])
 
+        time.sleep(WINDOW_S)
         story = Story(lab)
-        story.go_on(WINDOW_S)
-        lab.steal(50)
+        story.go_on(2)
+        lab.steal(40)
         lab.run(["kill", "-CONT", *busy])
         story.event("contention")
         story.go_on(12)
@@ -53,7 +56,10 @@ def test_the_rate_is_what_the_host_took_whatever_happens(tmp_path, pictures):
         story.move()
         story.go_on(12)
         story.event("module reloaded")
+        story.await_scrape(prometheus)
+        began = time.monotonic()
         lab.run(["sh", "-c", RELOAD]).check_returncode()
+        print("reload took", time.monotonic() - began)
         story.go_on(10)
         story.event("cpu1 off")
         switch(lab, 1, online=False)
@@ -124,7 +130,7 @@ def test_with_nohz_full_node_exporter_is_stuck_and_guestpv_is_not(tmp_path, pict
         story = Story(lab)
         story.look()
         busy = keep_busy(lab, cpu)
-        lab.steal(50)
+        lab.steal(30)
         story.event("contention")
         story.go_on(WINDOW_S + 2)
         story.event("cpu2 offline and online")
