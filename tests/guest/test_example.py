@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("loaded")
-
 EXAMPLE = Path(__file__).with_name("stolen")
 
 
 @pytest.fixture
-def counts(command):
+def counts(loaded, command):
     def read():
         return [one["stolen_ns"] for one in json.loads(command("read", "--json").stdout)["cpus"]]
 

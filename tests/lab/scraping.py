@@ -123,7 +123,7 @@ class Story:
         return np.arange(self._times_s[0], self._times_s[-1], STEP_S)
 
     def await_scrape(self, prometheus: Prometheus) -> None:
-        """Until the guest was scraped just now: what is done at once then, is between two scrapes."""
+        """Until the guest was scraped just now: what follows at once is between two scrapes."""
 
         def scraped_s() -> list[float]:
             last = prometheus.query("timestamp(guestpv_up)")
@@ -145,14 +145,6 @@ class Story:
         """What Prometheus makes of a counter, by its label `cpu`."""
         query = f"rate({selector}[{WINDOW_S}s])"
         first_s, last_s = self.steps[[0, -1]]
-        import json, os
-        if os.environ.get("DUMP"):
-            with open(os.environ["DUMP"], "a") as f:
-                q = {}
-                for query2 in ("up", "scrape_duration_seconds", selector, "guestpv_up"):
-                    got = prometheus.get("query", query=query2 + "[200s]", time=last_s+3)
-                    q[query2] = got["result"]
-                print(json.dumps({"q": q, "times": self._times_s, "waited": self._waited_ns, "events": self.events}), file=f)
         found = prometheus.query_range(query, first_s, last_s, STEP_S)
         rates = {}
         for series in found:
