@@ -8,7 +8,7 @@ from pvlab import Lab, progress
 
 CONTENDED = ("unharmed", "storm", "restart", "pmu", "run", "plugins", "jitter")
 """What is run while the host takes time away."""
-INDIFFERENT = ("run", "plugins", "jitter", "happening")
+INDIFFERENT = ("run", "plugins", "jitter", "happening", "pmu_cost", "example")
 """To who owns the structures: these are run where the kernel does, or with --matrix."""
 
 SUITE = "timeout 600 python3 -m pytest -v -rs --color=no --durations=3"
