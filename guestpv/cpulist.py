@@ -32,6 +32,11 @@ class CpuList:
             ranges.append(cpus)
         return cls(text, tuple(ranges))
 
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        """All of them, as they stand in the list."""
+        return tuple(cpu for run in self.ranges for cpu in run)
+
     def choose(self, cpus: Sequence[int]) -> tuple[int, ...]:
         """Those of *cpus* that are in the list. Raises NoSuchCpuError if the list has others."""
         known = set(cpus)

@@ -286,5 +286,4 @@ def events(source: str | os.PathLike[str] = "auto", *, interval_s: float = 1.0) 
 
 
 def _online_cpus() -> set[int]:
-    ranges = CpuList.parse(Path(_ONLINE).read_text()).ranges
-    return {cpu for cpus in ranges for cpu in cpus}
+    return set(CpuList.parse(Path(_ONLINE).read_text()).cpus)

@@ -12,12 +12,11 @@ _SOURCES = ("auto", "device", "procfs")
 def cpus(incomplete: str) -> list[str]:
     """The next number of a list such as ``0,2-``."""
     try:
-        ranges = CpuList.parse(Path(POSSIBLE).read_text()).ranges
+        possible = CpuList.parse(Path(POSSIBLE).read_text()).cpus
     except (OSError, ValueError):
         return []
     typed = incomplete.rstrip("0123456789")
-    numbers = (str(cpu) for possible in ranges for cpu in possible)
-    return [typed + cpu for cpu in numbers if cpu.startswith(incomplete[len(typed) :])]
+    return [typed + cpu for cpu in map(str, possible) if cpu.startswith(incomplete[len(typed) :])]
 
 
 def sources(incomplete: str) -> list[str]:

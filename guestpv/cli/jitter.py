@@ -166,10 +166,9 @@ def _open(source: str) -> tuple["MappedReader | None", Error | None]:
 
 def _cpus_of(path: str) -> tuple[int, ...] | None:
     try:
-        ranges = CpuList.parse(Path(path).read_text()).ranges
+        return CpuList.parse(Path(path).read_text()).cpus
     except (OSError, ValueError):
         return None
-    return tuple(cpu for run in ranges for cpu in run)
 
 
 def _choose(reader: "MappedReader | None", chosen: CpuList | None) -> tuple[int, ...]:

@@ -232,4 +232,4 @@ def _open_cgroup(path: str | os.PathLike[str], name: str) -> int:
 
 
 def _online() -> set[int]:
-    return {cpu for run in CpuList.parse(Path(ONLINE).read_text()).ranges for cpu in run}
+    return set(CpuList.parse(Path(ONLINE).read_text()).cpus)

@@ -128,10 +128,9 @@ def boot_id(path: str = BOOT_ID, stat: str = "/proc/stat") -> str:
 
 def _possible_cpus(path: str) -> tuple[int, ...]:
     try:
-        ranges = CpuList.parse(_content(path).decode()).ranges
+        return CpuList.parse(_content(path).decode()).cpus
     except ValueError as error:
         raise _malformed(path, "a list of CPUs, as 0-3", error) from error
-    return tuple(cpu for cpus in ranges for cpu in cpus)
 
 
 def _malformed(path: str, wanted: str, error: ValueError) -> FormatError:

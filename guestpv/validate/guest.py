@@ -372,10 +372,9 @@ def _isolated() -> frozenset[int]:
     cpus: set[int] = set()
     for name in "isolated", "nohz_full":
         try:
-            ranges = CpuList.parse((CPUS / name).read_text()).ranges
+            cpus.update(CpuList.parse((CPUS / name).read_text()).cpus)
         except (OSError, ValueError):  # empty, or "(null)" on a kernel that has no such thing
             continue
-        cpus.update(cpu for run in ranges for cpu in run)
     return frozenset(cpus)
 
 

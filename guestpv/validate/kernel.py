@@ -201,10 +201,9 @@ def _compared_nohz(guest: Guest, ends: tuple[Sample, Sample]) -> _Compared | str
 def nohz_full() -> list[int]:
     """The CPUs in nohz_full; none where the kernel does not say, or says "(null)" as some do."""
     try:
-        ranges = CpuList.parse(NOHZ_FULL.read_text().strip()).ranges
+        return list(CpuList.parse(NOHZ_FULL.read_text().strip()).cpus)
     except (OSError, ValueError):
         return []
-    return [cpu for run in ranges for cpu in run]
 
 
 @check(
