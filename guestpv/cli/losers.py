@@ -149,29 +149,17 @@ def _range(bounds: Bounds, scale: float, form: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-class _Screen:
-    """As many as fit, while it is entered."""
+class _Screen(WholeTerminal):
+    """As many as fit."""
 
     def __init__(self, kind: str) -> None:
-        from rich.console import Console  # takes long to import, and few need it
-        from rich.live import Live
-
+        super().__init__()
         self._kind = kind
-        self._console = Console(highlight=False)
-        self._live = Live(console=self._console, auto_refresh=False, screen=True)
-        self._terminal = WholeTerminal(self._live)
 
     def __enter__(self) -> Self:
-        self._terminal.__enter__()
-        self.show([], 1, 0)
+        super().__enter__()
+        self.show([], 1, 0)  # also when it goes on after Ctrl-Z
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._terminal.__exit__()
-
-    def suspend(self) -> None:
-        self._terminal.suspend()
-        self.show([], 1, 0)
 
     def show(self, losers: list[Loser], interval_ns: int, left_out: int) -> None:
         from rich.table import Table
@@ -184,4 +172,4 @@ class _Screen:
         table.add_column(self._kind.upper(), no_wrap=True, overflow="ellipsis")
         for loser in losers[: max(1, self._console.height - _HEADING)]:
             table.add_row(*_cells(loser, interval_ns), loser.name)
-        self._live.update(table, refresh=True)
+        self.draw(table)

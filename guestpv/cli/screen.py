@@ -4,10 +4,8 @@
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Self
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.text import Text
 
 from guestpv.account.changes import Change
@@ -23,28 +21,16 @@ _MIN_CHART, _MAX_CHART = 4, 12
 _KEPT_CHANGES = 100
 
 
-class Screen(View):
-    """The page. While it is entered, it has the terminal's alternate screen."""
+class Screen(WholeTerminal, View):
+    """The page."""
 
     def __init__(self, title: str, rows: Rows, columns: Sequence[str], sort: Sort | None) -> None:
+        super().__init__()
         self._title = title
         self._rows = rows
         self._columns = columns
         self._sort = sort
         self._changes: deque[Change] = deque(maxlen=_KEPT_CHANGES)
-        self._console = Console()
-        self._live = Live(console=self._console, screen=True, auto_refresh=False)
-        self._terminal = WholeTerminal(self._live)
-
-    def __enter__(self) -> Self:
-        self._terminal.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._terminal.__exit__()
-
-    def suspend(self) -> None:
-        self._terminal.suspend()
 
     def key(self, key: str) -> None:
         """Key s changes the order."""
@@ -57,8 +43,7 @@ class Screen(View):
 
     def show(self, history: History, changes: Sequence[Change], ended: bool) -> None:
         self._changes.extend(changes)
-        page = Group(*self.lines(history, *self._console.size))
-        self._live.update(page, refresh=True)
+        self.draw(Group(*self.lines(history, *self._console.size)))
 
     def lines(self, history: History, width: int, height: int) -> list[Text]:
         """The page for a terminal of that size."""

@@ -10,10 +10,13 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _STOP = {signal.SIGINT, signal.SIGTERM}
 _OTHERS = {signal.SIGTSTP, signal.SIGWINCH, signal.SIGCONT}
@@ -139,11 +142,19 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 
 
 class WholeTerminal:
-    """A page that has the terminal, and each of its keys, while this is entered."""
+    """A page that has the terminal's alternate screen, and each key, while this is entered."""
 
-    def __init__(self, page: AbstractContextManager[Any]) -> None:
-        self._page = page
+    def __init__(self) -> None:
+        from rich.console import Console  # takes long to import, and few need it
+        from rich.live import Live
+
+        self._console = Console(highlight=False)
+        self._page = Live(console=self._console, screen=True, auto_refresh=False)
         self._entered = ExitStack()
+
+    def draw(self, page: "RenderableType") -> None:
+        """Show this in the place of what is there."""
+        self._page.update(page, refresh=True)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
