@@ -11,6 +11,16 @@
 
 #define NS_PER_S 1000000000
 
+/* The clocks of host and guest are one counter, rounded differently. */
+#define SLACK_NS 1000
+#define SLACK_PART 1000
+
+/* What can be stolen at most while so much time passed, by the guest's clock. */
+static inline uint64_t possible_ns(uint64_t passed_ns)
+{
+	return passed_ns + passed_ns / SLACK_PART + SLACK_NS;
+}
+
 static inline uint64_t counter_ticks(void)
 {
 #ifdef __aarch64__

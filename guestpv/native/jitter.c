@@ -11,10 +11,6 @@
 
 #include "counter.h"
 
-/* The clocks of host and guest are one counter, rounded differently. */
-#define SLACK_NS 1000
-#define SLACK_PART 1000
-
 /* How often to look at what changes seldom, or is for those who watch. */
 #define SELDOM 65536
 
@@ -178,9 +174,7 @@ static void set_waited(struct loop *loop, struct noise_gap *gap, const struct us
 
 static bool is_possible(const struct loop *loop, uint64_t grown_ns, uint64_t ticks)
 {
-	uint64_t passed_ns = to_ns(loop, ticks);
-
-	return grown_ns <= passed_ns + passed_ns / SLACK_PART + SLACK_NS;
+	return grown_ns <= possible_ns(to_ns(loop, ticks));
 }
 
 /* What was stolen in a gap is in the count after it, which was read before @now. */

@@ -6,11 +6,9 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#define OTHER_EVERY 16 /* samples of the own count for one of another's */
+#include "counter.h"
 
-/* The clocks of host and guest are one counter, rounded differently. */
-#define SLACK_NS 1000
-#define SLACK_PART 1000
+#define OTHER_EVERY 16 /* samples of the own count for one of another's */
 
 /* Who writes a count in two parts may lose its CPU between them. */
 #define BACK_WITHIN_NS 50000000
@@ -117,15 +115,15 @@ static uint64_t growth(struct observer *observer, const struct point *now, uint6
 {
 	struct observation *sum = observer->sum;
 	uint64_t grown_ns = now->count - observer->last.count;
-	uint64_t possible_ns = bracket_ns + bracket_ns / SLACK_PART + SLACK_NS;
+	uint64_t most_ns = possible_ns(bracket_ns);
 
 	sum->advances += grown_ns > 0;
-	if (grown_ns <= possible_ns)
+	if (grown_ns <= most_ns)
 		return grown_ns;
 	sum->leaps++;
 	add_late(observer, now, grown_ns);
-	if (grown_ns - possible_ns > sum->leap_ns) {
-		sum->leap_ns = grown_ns - possible_ns;
+	if (grown_ns - most_ns > sum->leap_ns) {
+		sum->leap_ns = grown_ns - most_ns;
 		sum->leap_within_ns = bracket_ns;
 	}
 	add_jump(observer, &observer->up, &observer->down, now);
