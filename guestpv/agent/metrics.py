@@ -106,10 +106,12 @@ def _about_source(look: Look) -> Iterator[Metric]:
 
 def _by_cpu(look: Look) -> Iterator[Metric]:
     rows, totals = look.snapshot, look.totals
+    # Nothing is stolen from a CPU that is offline; of others it must be known what is.
+    counted = rows["valid"] | (rows["state"] == State.ABSENT)
     yield _counter(
         "guestpv_stolen_seconds",
         "Stolen from a vCPU since this exporter began, at least; none while that is not known.",
-        *(rows, totals["total_ns"] / 1e9, look.counted),
+        *(rows, totals["total_ns"] / 1e9, counted),
     )
     yield _counter(
         "guestpv_stolen_unknown_seconds",

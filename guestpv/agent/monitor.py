@@ -50,14 +50,6 @@ class Look:
     step_known: npt.NDArray[np.bool_]
     """Whether it is: not if a count restarted, or had none, in that time."""
 
-    @property
-    def counted(self) -> npt.NDArray[np.bool_]:
-        """Whether it is known what is stolen now; nothing is from a CPU that is offline."""
-        counted: npt.NDArray[np.bool_] = self.snapshot["valid"] | (
-            self.snapshot["state"] == State.ABSENT
-        )
-        return counted
-
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
