@@ -87,6 +87,15 @@ def last_cpu() -> Iterator[Path]:
 
 
 @pytest.fixture
+def pinned() -> Iterator[int]:
+    """This thread stays on the last CPU, and so does what it starts."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    yield max(allowed)
+    os.sched_setaffinity(0, allowed)
+
+
+@pytest.fixture
 def paranoid() -> Iterator[Callable[[int], object]]:
     """Set to how many perf events are forbidden; it is as before afterwards."""
     before = PARANOID.read_text()

@@ -18,15 +18,6 @@ SLICES_NS = 300_000_000
 """What the host may take between two readings at a bad moment."""
 
 
-@pytest.fixture
-def pinned():
-    """This thread stays on the last CPU, and so does what it starts."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
-    yield max(allowed)
-    os.sched_setaffinity(0, allowed)
-
-
 def spin(seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -89,15 +89,6 @@ def child(run):
         os.waitpid(pid, 0)
 
 
-@pytest.fixture
-def pinned():
-    """This thread stays on the last CPU."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
-    yield max(allowed)
-    os.sched_setaffinity(0, allowed)
-
-
 def test_there_is_a_pmu_as_long_as_the_module_is_loaded(unloaded, request):
     assert not PMU.exists()
     request.getfixturevalue("loaded")
