@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from guestpv.cli.records import instance_record, source_record
-from guestpv.latency.bounds import Bounds
+from guestpv.cli.records import bounds_record, instance_record, source_record
 from guestpv.latency.jitter import PERCENTILES, Gap, Jitter, VcpuNoise, bucket_edges
 from guestpv.source.mapped import MappedReader
 
@@ -45,9 +44,9 @@ def _thread_record(vcpu: VcpuNoise, offset_ns: int) -> dict[str, Any]:
         "noise_ns": vcpu.noise_ns,
         "noise_percent": round(vcpu.noise_percent, 6),
         "gaps": vcpu.gaps,
-        "stolen_ns": _pair(vcpu.stolen),
-        "queue_ns": _pair(vcpu.queue),
-        "other_ns": _pair(vcpu.other),
+        "stolen_ns": bounds_record(vcpu.stolen),
+        "queue_ns": bounds_record(vcpu.queue),
+        "other_ns": bounds_record(vcpu.other),
         "percentiles_ns": {str(percent): vcpu.percentile_ns(percent) for percent in PERCENTILES},
         "histogram_ns": {str(least[at]): int(vcpu.histogram[at]) for at in filled},
         **{
@@ -65,9 +64,7 @@ def _gap_record(gap: Gap, offset_ns: int) -> dict[str, Any]:
     return {
         **{name: value for name, value in asdict(gap).items() if not isinstance(value, dict)},
         "time_s": round((gap.began_ns + offset_ns) / 1e9, 6),
-        **{f"{part}_ns": _pair(getattr(gap, part)) for part in ("stolen", "queue", "other")},
+        **{
+            f"{part}_ns": bounds_record(getattr(gap, part)) for part in ("stolen", "queue", "other")
+        },
     }
-
-
-def _pair(bounds: Bounds | None) -> list[int] | None:
-    return None if bounds is None else [bounds.least_ns, bounds.most_ns]

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import typer
 
-from guestpv.cli.records import write
+from guestpv.cli.records import bounds_record, write
 from guestpv.cli.waiting import Ticks, Waiting, WholeTerminal, suspend
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.cgroups import Cgroups
@@ -107,8 +107,8 @@ def _records(kind: str) -> Show:
                 f"{kind}s": [
                     {
                         kind: loser.name,
-                        "stolen_ns": _pair(loser.interval),
-                        "total_ns": _pair(loser.total),
+                        "stolen_ns": bounds_record(loser.interval),
+                        "total_ns": bounds_record(loser.total),
                     }
                     for loser in losers
                 ],
@@ -116,10 +116,6 @@ def _records(kind: str) -> Show:
         )
 
     return show
-
-
-def _pair(bounds: Bounds) -> list[int]:
-    return [bounds.least_ns, bounds.most_ns]
 
 
 def _lines(kind: str) -> Show:

@@ -151,6 +151,7 @@ from guestpv.page.names import name_of
 if TYPE_CHECKING:  # not all commands that write JSON need NumPy, which takes long to import
     import numpy as np
 
+    from guestpv.latency.bounds import Bounds
     from guestpv.source.reader import Source
 
 MOST_EXACT = 2**53 - 1
@@ -224,3 +225,8 @@ def cpu_record(row: np.void) -> dict[str, Any]:
         "attributes": int(row["attributes"]),
         "stolen_ns": int(row["stolen_ns"]) if valid else None,
     }
+
+
+def bounds_record(bounds: Bounds | None) -> list[int] | None:
+    """At least and at most; null where there is nothing to say."""
+    return None if bounds is None else [bounds.least_ns, bounds.most_ns]
