@@ -10,6 +10,8 @@ from pvlab import Lab, Lie
 
 SECONDS = 5
 LATE_NS = 20_000_000
+TICK_NS = 4_000_000
+"""Of Debian's kernels for arm64."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,10 @@ def test_what_the_host_takes_is_seen_counted_and_explained(lab, steal):
             assert abs(stolen_percent - steal) < 10  # about so much is asked for
             # An emulated host takes about half a millisecond to come back, which nobody counts.
             assert 0.8 * vcpu["missing_ns"] < vcpu["counted_ns"] < 1.02 * vcpu["missing_ns"]
-            assert vcpu["explained_percent"] < 105  # and less: this kernel counts by ticks
+            # This kernel counts by ticks: it misses those for which the vCPU is away, and counts
+            # the first one after that as if it had been there for all of it.
+            whole_ticks_ns = TICK_NS * vcpu["moves"]
+            assert vcpu["explained_percent"] < 100 + 100 * whole_ticks_ns / vcpu["wall_ns"]
     print(*record["unsteady"], sep="\n")
 
 

@@ -489,6 +489,7 @@ def labs() -> Iterator[Callable[..., Lab]]:
 
 
 def caught(lab: Lab, fault: Fault) -> None:
+    told_of = False
     for _ in range(fault.tries):
         with fault.arrange(lab):
             findings = VALIDATORS[lab].run(fault.check, **fault.options)
@@ -496,7 +497,7 @@ def caught(lab: Lab, fault: Fault) -> None:
         print(f"{fault.name}: {fault.check} says {verdict}: {text}")
         if verdict == fault.verdict:
             break
-    told_of = fault.warns_if_busy and verdict == "warn" and "--host-account" in advice
+        told_of |= fault.warns_if_busy and verdict == "warn" and "--host-account" in advice
     assert verdict == fault.verdict or told_of
     assert fault.says in text + advice
     CAUGHT.setdefault(fault.check, []).append(fault.name)
