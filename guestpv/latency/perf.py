@@ -76,8 +76,14 @@ class PerfGroup:
 def _explain(error: OSError, of: str, whole_cpu: bool, cgroup: bool) -> Error:
     what = f"perf event guestpv/stolen/ of {of}: {os.strerror(error.errno or 0).lower()}"
     match error.errno:
-        case errno.EACCES | errno.EPERM | errno.ENOSYS:
+        case errno.EACCES:
             return _not_permitted(what, whole_cpu)
+        case errno.EPERM | errno.ENOSYS:  # the kernel's own refusal is another, whoever asks
+            return PermissionDeniedError(
+                what,
+                "A filter of system calls (a container's, a service's) forbids perf_event_open",
+                "allow it in the container's seccomp profile or the service's SystemCallFilter",
+            )
         case errno.ENODATA:
             return StructureError(
                 what,
@@ -110,7 +116,7 @@ def _not_permitted(what: str, whole_cpu: bool) -> Error:
     try:
         level = int(PARANOID.read_text())
     except (OSError, ValueError):
-        return PermissionDeniedError(what, "A filter of system calls forbids it, or the kernel")
+        return PermissionDeniedError(what, "The kernel forbids it")
     if level > 2:
         return PermissionDeniedError(
             what,
@@ -125,6 +131,6 @@ def _not_permitted(what: str, whole_cpu: bool) -> Error:
         )
     return PermissionDeniedError(
         what,
-        "It is another user's, or a filter of system calls (a container's) forbids perf events",
+        "It is another user's",
         "be root, or have CAP_PERFMON and CAP_SYS_PTRACE",
     )

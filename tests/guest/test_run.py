@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """guestpv run: of a command, and of a tree, against the vCPUs' counts; as root and as nobody."""
 
+import ctypes
 import json
 import os
+import struct
 import subprocess
 import sys
 
@@ -10,6 +12,11 @@ import pytest
 
 import guestpv
 
+SYS_PERF_EVENT_OPEN = 241
+NO_NEW_PRIVS, SET_SECCOMP, FILTER = 38, 22, 2
+LOAD_NUMBER, SKIP_UNLESS, RETURN = 0x20, 0x15, 0x06
+REFUSE, ALLOW = 0x0005_0001, 0x7FFF_0000
+"""What the filter says: EPERM, or nothing."""
 SPIN = "import time; end = time.monotonic() + {}\nwhile time.monotonic() < end: pass"
 
 
@@ -84,6 +91,33 @@ def test_a_user_measures_what_is_his_where_that_is_permitted(measured, paranoid)
     said, _ = measured("true", **nobody)
     assert "kernel.perf_event_paranoid=2" in said["unknown"]
     assert said["runs"][0]["stolen_ns"] is None
+
+
+def forbid_perf_events():
+    """What a container's filter of system calls does: seccomp(2), as classic BPF."""
+    program = ctypes.create_string_buffer(
+        b"".join(
+            struct.pack("<HBBI", code, 0, otherwise, value)
+            for code, otherwise, value in (
+                (LOAD_NUMBER, 0, 0),
+                (SKIP_UNLESS, 1, SYS_PERF_EVENT_OPEN),
+                (RETURN, 0, REFUSE),
+                (RETURN, 0, ALLOW),
+            )
+        )
+    )
+    filter_ = struct.pack("<HxxxxxxQ", 4, ctypes.addressof(program))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for how in (NO_NEW_PRIVS, 1, 0), (SET_SECCOMP, FILTER, filter_):
+        if libc.prctl(*how, 0, 0):
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+def test_where_a_filter_of_system_calls_forbids_it_that_is_said(measured):
+    said, _ = measured(sys.executable, "-c", "print('ran')", preexec_fn=forbid_perf_events)
+    assert "a filter of system calls" in said["unknown"]
+    assert said["runs"][0]["stolen_ns"] is None
+    assert said["runs"][0]["wall_ns"][0] > 0
 
 
 def test_where_there_is_no_module_nothing_is_made_up(unloaded, command):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Counters of threads and trees. The kernel's own clocks stand in for the PMU: the same calls."""
 
+import errno
 import fcntl
 import os
 import threading
@@ -97,7 +98,7 @@ def test_no_such_thread():
 LEVELS = {
     "3": "kernel.perf_event_paranoid is 3.*sudo sysctl kernel.perf_event_paranoid=2",
     "2": "another user's.*CAP_PERFMON",
-    "": "filter of system calls",
+    "": "kernel forbids it",
 }
 
 
@@ -114,6 +115,19 @@ def test_who_may_not_is_told_what_to_set(level, monkeypatch, tmp_path):
     with pytest.raises(PermissionDeniedError, match=LEVELS[level]):
         counter()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS])
+def test_a_filter_of_system_calls_is_not_taken_for_the_kernels_rule(error, monkeypatch, tmp_path):
+    (tmp_path / "paranoid").write_text("3")
+    monkeypatch.setattr(perf, "PARANOID", tmp_path / "paranoid")
+
+    def refuse(*_):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(perf, "perf_event_open", refuse)
+    with pytest.raises(PermissionDeniedError, match=r"filter of system calls.*seccomp profile"):
+        counter()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
