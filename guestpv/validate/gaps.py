@@ -101,7 +101,7 @@ def proportional(guest: Guest) -> Finding:
             }
             for cpu, one in each.items()
         ],
-        "long_gaps": guest.watched.long_gaps.tolist(),
+        "long_gaps": guest.long_gaps.tolist(),
     }
     capped = [cpu for cpu, one in each.items() if one.cap_ns]
     if capped:

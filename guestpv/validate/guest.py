@@ -40,6 +40,8 @@ from guestpv.validate.undisturbed import undisturbed
 
 _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
+_AGAIN_S = 10.0
+"""For how long the vCPUs are watched again at most, if their gaps tell too little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,13 +247,29 @@ class Guest:
         return self._watch() if watched.slept else watched
 
     @cached_property
+    def long_gaps(self) -> LongGaps:
+        """Those of the vCPUs that are judged; if they tell too little, of twice as long again.
+
+        So they do on a machine that is disturbed: each gap then has something else in it, too.
+        """
+        gaps, cpus = self.watched.long_gaps, self.watched.judged["cpu"].tolist()
+        gaps = gaps[np.isin(gaps["cpu"], cpus)]
+        line = proportion(gaps).line
+        if line is None or line.sharp:
+            return gaps
+        seconds = min(2 * self.options.observe_s, _AGAIN_S)
+        saying = f"watching {len(cpus)} vCPUs for {seconds:g} s more: the machine is disturbed"
+        more = observe(self.reader, cpus, seconds, lambda: self.progress(saying))
+        return np.concatenate([gaps, more.long_gaps])
+
+    @cached_property
     def proportions(self) -> tuple[Proportion, dict[int, Proportion]]:
         """What the long gaps of all vCPUs that are judged say together, and those of each."""
-        gaps, cpus = self.watched.long_gaps, self.watched.judged["cpu"].tolist()
+        gaps, cpus = self.long_gaps, self.watched.judged["cpu"].tolist()
         # Each of many may be off by chance, so each has to be surer of itself.
         confidence = 1 - (1 - CONFIDENCE) / len(cpus)
         each = {cpu: proportion(gaps[gaps["cpu"] == cpu], confidence) for cpu in cpus}
-        return proportion(gaps[np.isin(gaps["cpu"], cpus)]), each
+        return proportion(gaps), each
 
     @property
     def unwatched(self) -> str | None:

@@ -45,6 +45,7 @@ _ALIKE = 1.25
 _NEAR_NS = 500_000_000
 """How far around a gap the host is taken to do what it does when that comes."""
 _SAME_NS = 1_000
+_SHARP = 1.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,11 @@ class Line:
     """The interval of confidence of *factor*, 99.9 % or what was asked for."""
     constant_ns: float
     """What is missing beside what is counted."""
+
+    @property
+    def sharp(self) -> bool:
+        """Whether a tenth that is hidden can be told from nothing."""
+        return self.high < _SHARP * self.low
 
 
 @dataclass(frozen=True, slots=True)

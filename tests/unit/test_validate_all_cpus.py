@@ -17,7 +17,7 @@ from guestpv.page.layout import ENTRY
 from guestpv.source.reader import SNAPSHOT
 from guestpv.validate import Outcome, catalogue, counter, gaps, host, life
 from guestpv.validate.disruption import Resumed, Switched
-from guestpv.validate.guest import Guest
+from guestpv.validate.guest import Guest, Options
 from guestpv.validate.hostaccount import HostView
 
 SECOND = 1_000_000_000
@@ -48,11 +48,11 @@ def guest_of(observed, long_gaps=()):
     watched = SimpleNamespace(
         rows=observed,
         judged=observed,
-        long_gaps=np.array(list(long_gaps), LONG_GAP),
         interrupts_ns=np.zeros(len(CPUS), np.int64),
         after=snapshot(11 * SECOND, 2 * SECOND),
     )
     guest = SimpleNamespace(watched=watched, first=snapshot(1), asked=list(CPUS))
+    guest.long_gaps = np.array(list(long_gaps), LONG_GAP)
     guest.proportions = Guest.proportions.func(guest)
     return guest
 
@@ -221,3 +221,26 @@ def test_structures_that_moved():
     for cpu in BROKEN:
         resumed.ipas_after[cpu] += 4096
     assert judged(life.suspend, SimpleNamespace(suspended=resumed)).cpus == tuple(BROKEN)
+
+
+@pytest.mark.parametrize(("beside_ns", "again"), [(30_000, False), (3_000_000, True)])
+def test_what_tells_too_little_is_watched_again(machine, beside_ns, again):
+    """A tenth that is hidden would drown in what else is missing."""
+    rng = np.random.default_rng(0)
+    stolen_ns = rng.uniform(2e6, 2e7, 60).astype(int)
+    beside = rng.exponential(beside_ns, 60).astype(int)
+    guest = Guest(machine.path, Options(observe_s=0.1))
+    guest.watched = SimpleNamespace(
+        judged=rows()[:2],
+        long_gaps=np.array(
+            [
+                (i % 2, i * 50_000_000, ns + more, ns, 0)
+                for i, (ns, more) in enumerate(zip(stolen_ns, beside, strict=True))
+            ],
+            LONG_GAP,
+        ),
+    )
+    said = []
+    guest.progress = said.append
+    assert (guest.long_gaps[:60] == guest.watched.long_gaps).all()
+    assert any("for 0.2 s more" in text for text in said) == again
