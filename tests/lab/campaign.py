@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 PROPERTY = "validated"
@@ -79,7 +80,7 @@ def tables(runs: Iterable[Run]) -> Iterator[Table]:
 
 
 def _liars(groups: list[list[Run]]) -> Table:
-    table = Table(title="Liars", box=None, pad_edge=False)
+    table = Table(box=box.MARKDOWN)
     for column in ("LIAR", "WATCHED", "CAUGHT", "MEDIAN", "WORST", "BY"):
         table.add_column(column, justify="left" if column in ("LIAR", "BY") else "right")
     for runs in groups:
@@ -97,7 +98,7 @@ def _liars(groups: list[list[Run]]) -> Table:
 
 
 def _healthy(groups: list[list[Run]]) -> Table:
-    table = Table(title="Healthy", box=None, pad_edge=False)
+    table = Table(box=box.MARKDOWN)
     for column in ("GUEST", "WATCHED", "RUNS", "FALSE ALARMS", "BY"):
         table.add_column(column, justify="left" if column in ("GUEST", "BY") else "right")
     for runs in groups:
