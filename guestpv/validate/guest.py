@@ -250,15 +250,14 @@ class Guest:
     def long_gaps(self) -> LongGaps:
         """Those of the vCPUs that are judged; if they tell too little, of twice as long again.
 
-        So they do on a machine that is disturbed: each gap then has something else in it, too.
+        So they do where each gap has something else in it, too, and where some may be lost.
         """
         gaps, cpus = self.watched.long_gaps, self.watched.judged["cpu"].tolist()
         gaps = gaps[np.isin(gaps["cpu"], cpus)]
-        line = proportion(gaps).line
-        if line is None or line.sharp:
+        if not proportion(gaps).tells_too_little:
             return gaps
         seconds = min(2 * self.options.observe_s, _AGAIN_S)
-        saying = f"watching {len(cpus)} vCPUs for {seconds:g} s more: the machine is disturbed"
+        saying = f"watching {len(cpus)} vCPUs for {seconds:g} s more"
         more = observe(self.reader, cpus, seconds, lambda: self.progress(saying))
         return np.concatenate([gaps, more.long_gaps])
 

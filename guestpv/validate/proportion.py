@@ -13,9 +13,10 @@ interval of confidence, where it would flatten the slope (and blame an honest ho
 
 A gap that is not counted at all may be a slice of time that the host took and did not report, or a
 loss of its own. Lengths don't tell the two apart: the host's host may give slices like its own. But
-a loss comes at any moment, so also when the host is about to take a slice, and then the gap is
-longer than its count by the loss. Where gaps go uncounted and hardly any other has one of the kind
-in it, they are no losses.
+a loss comes at any moment. First, also when the host is about to take a slice, and then the gap is
+longer than its count by the loss: where gaps go uncounted and hardly any other has one of the kind
+in it, they are no losses. Second, it cuts in two what the vCPU would have run for; a slice comes
+after a run and before another.
 """
 
 from dataclasses import dataclass
@@ -46,6 +47,12 @@ _NEAR_NS = 500_000_000
 """How far around a gap the host is taken to do what it does when that comes."""
 _SAME_NS = 1_000
 _SHARP = 1.08
+_SUSPECT = 5
+"""Uncounted gaps like the counted that call for more of both."""
+_WHOLE_RUN = 0.75
+"""Of what a vCPU usually runs for at least before and after a slice: a whole run, and no half."""
+_TINY_NS = 100
+"""Nobody takes a vCPU's time in pieces as short as this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,12 @@ class Proportion:
     """Counted gaps that are longer than the line says by about as much as those."""
     joined_expected: float
     """As many there would be at least if those were the host's own losses: they come any time."""
+    in_place: int
+    """Those of *alike* before and after which the vCPU ran for about as long as between slices."""
+    in_place_by_chance: float
+    """What part of them would be so, if they were the host's own losses."""
+    tiny: int
+    """Gaps of which some nanoseconds were counted."""
     shares: tuple[float, float]
     """What is counted of the longer half of the counted gaps: of half of these so much or more, and
     of a tenth. No host counts more than there is, and some gap has nothing else in it."""
@@ -97,6 +110,11 @@ class Proportion:
         """Whether so many gaps have something else in them that a host loses time itself."""
         counted = self.gaps - self.uncounted
         return self.beside > max(3, counted // 10)
+
+    @property
+    def tells_too_little(self) -> bool:
+        """Whether more of them would tell more: of what is hidden of each, or of lost slices."""
+        return self.line is not None and (not self.line.sharp or self.alike >= _SUSPECT)
 
 
 def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
@@ -115,6 +133,8 @@ def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
     beside = ~uncounted & (length_ns > expected_ns + _BESIDE_NS)
     usual_ns = _usual_ns(length_ns[~uncounted & ~beside])
     alike = uncounted & (usual_ns[0] / _ALIKE < length_ns) & (length_ns < usual_ns[1] * _ALIKE)
+    longer = length_ns > usual_ns[0] / _ALIKE  # what is shorter is a part of a run
+    in_place, by_chance = _in_place(judged[longer], alike[longer], ~uncounted[longer])
     return Proportion(
         gaps=len(judged),
         switched=int(switched.sum()),
@@ -124,6 +144,9 @@ def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
         alike=int(alike.sum()),
         joined=int((~uncounted & (length_ns > expected_ns + usual_ns[0] / 2)).sum()),
         joined_expected=_expected(gaps, judged[alike], judged[~uncounted]),
+        in_place=in_place,
+        in_place_by_chance=by_chance,
+        tiny=int(((stolen_ns > 0) & (stolen_ns < _TINY_NS)).sum()),
         shares=_shares(length_ns[~uncounted], stolen_ns[~uncounted]),
         cap_ns=_cap_ns(length_ns, stolen_ns),
     )
@@ -171,6 +194,37 @@ def _usual_ns(length_ns: Floats) -> tuple[float, float]:
         return 0.0, 0.0
     low, high = np.quantile(length_ns, [0.1, 0.9])
     return float(low), float(high)
+
+
+def _in_place(
+    gaps: LongGaps, alike: npt.NDArray[np.bool_], counted: npt.NDArray[np.bool_]
+) -> tuple[int, float]:
+    """How many of *alike* have a whole run before and after them; what part would by chance."""
+    shorter_ns, between_ns = np.zeros(len(gaps)), [np.zeros(0)]
+    for cpu in np.unique(gaps["cpu"]):
+        (own,) = np.nonzero(gaps["cpu"] == cpu)
+        runs_ns = _runs_ns(gaps[own])
+        shorter_ns[own[1:-1]] = np.minimum(runs_ns[:-1], runs_ns[1:])
+        between_ns.append(_runs_ns(gaps[own[counted[own]]], gaps[own[~counted[own]]]))
+    if not counted.any():
+        return 0, 1.0
+    whole_ns = _WHOLE_RUN * float(np.median(shorter_ns[counted]))
+    # A loss that comes at any moment has both if it is so far from either end of a run.
+    all_ns = np.concatenate(between_ns)
+    chance = np.maximum(all_ns - 2 * whole_ns, 0).sum() / max(all_ns.sum(), 1.0)
+    return int((alike & (shorter_ns > whole_ns)).sum()), float(chance)
+
+
+def _runs_ns(gaps: LongGaps, within: LongGaps | None = None) -> Floats:
+    """For how long a vCPU ran between its *gaps*, without the gaps that lie *within*."""
+    began_ns = gaps["began_ns"].astype(np.float64)
+    runs_ns = began_ns[1:] - (began_ns + gaps["length_ns"])[:-1]
+    if within is not None and len(runs_ns):
+        at = np.searchsorted(gaps["began_ns"], within["began_ns"]) - 1
+        inside = (at >= 0) & (at < len(runs_ns))
+        np.subtract.at(runs_ns, at[inside], within["length_ns"][inside].astype(np.float64))
+    runs: Floats = np.maximum(runs_ns, 0.0)
+    return runs
 
 
 def _shares(length_ns: Floats, stolen_ns: Floats) -> tuple[float, float]:
