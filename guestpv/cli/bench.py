@@ -134,7 +134,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
     from guestpv.cli.reports.progress import progress, seldom
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     with progress(console) if console.is_terminal else seldom() as say:
         yield say
 
@@ -158,7 +158,7 @@ def _show(record: dict[str, Any], before: dict[str, Any] | None) -> None:
 
     from guestpv.cli.columns import SIMULATED
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     path, seconds = record["source"]["path"], record["seconds"]
     simulated = f"{SIMULATED} " if record["source"]["simulated"] else ""
 

@@ -127,7 +127,7 @@ def _lines(kind: str) -> Show:
         for loser in losers:
             if loser.interval.most_ns:
                 percent, total = _cells(loser, interval_ns)
-                print(f"{moment} {percent:>14} {total:>17} {loser.name}")
+                print(f"{moment} {percent:>14} {total:>17} {_printable(loser.name)}")
         sys.stdout.flush()
 
     return show
@@ -143,6 +143,11 @@ def _cells(loser: Loser, interval_ns: int) -> tuple[str, str]:
 def _range(bounds: Bounds, scale: float, form: str) -> str:
     low, high = (format(scale * ns, form) for ns in (bounds.least_ns, bounds.most_ns))
     return low if low == high else f"{low} to {high}"
+
+
+def _printable(name: str) -> str:
+    """Whoever chose the name is not to have a say in what a terminal does."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 class _Screen(WholeTerminal):
@@ -167,5 +172,5 @@ class _Screen(WholeTerminal):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column(self._kind.upper(), no_wrap=True, overflow="ellipsis")
         for loser in losers[: max(1, self._console.height - _HEADING)]:
-            table.add_row(*_cells(loser, interval_ns), loser.name)
+            table.add_row(*_cells(loser, interval_ns), _printable(loser.name))
         self.draw(table)

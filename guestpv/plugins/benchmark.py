@@ -289,7 +289,8 @@ class _Session:
                 *map(str, cells),
                 row.note,
             )
-        console = Console(highlight=False, width=None if terminalreporter.isatty else 140)
+        width = None if terminalreporter.isatty else 140
+        console = Console(highlight=False, markup=False, emoji=False, width=width)
         with console.capture() as said:
             console.print(table)
         terminalreporter.section(f"guestpv: stolen time, {self._mode}", sep="-")

@@ -3,6 +3,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -229,6 +230,45 @@ def test_the_worst_comes_first(pmu):
     assert 0 < loser["stolen_ns"][0] <= loser["total_ns"][0]
     assert lines[0].split() == ["TIME", "STOLEN", "%", "TOTAL", "s", "TASK"]
     assert any(line.endswith(f" {spinning.pid} sh") for line in lines)
+
+
+NAMED = """
+import sys, time
+from pathlib import Path
+Path("/proc/self/comm").write_bytes(bytes.fromhex(sys.argv[1]))
+print(flush=True)
+while True:
+    pass
+"""
+NAMES = {
+    b"\xffab": r"\xffab",
+    b"[/x] :bug:": "[/x] :bug:",
+    b"a\x1b[31m\nb": r"a\x1b[31m\nb",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_a_thread_may_call_itself_anything(pmu, name, on_terminal):
+    command = [sys.executable, "-c", NAMED, name.hex()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as named:
+        named.stdout.readline()
+        command = [sys.executable, "-c", WATCH, pmu, "watch", "--tasks", "--interval", "0.5"]
+        environment = {**os.environ, "COLUMNS": "100", "LINES": "500", "TERM": "xterm"}
+        reading, writing = pty.openpty() if on_terminal else os.pipe()
+        with subprocess.Popen(
+            [*command, "--count", "1"], stdout=writing, stderr=subprocess.PIPE, env=environment
+        ) as watching:
+            os.close(writing)
+            printed = b""
+            with suppress(OSError):  # as a terminal says that nobody writes to it any more
+                while said := os.read(reading, 65536):
+                    printed += said
+            os.close(reading)
+            assert watching.stderr.read() == b""
+        named.kill()
+    assert watching.returncode == 0
+    assert f"{named.pid} {NAMES[name]}".encode() in printed
 
 
 def test_cgroups_are_watched_by_their_paths(cgroups, pmu):

@@ -282,6 +282,21 @@ def test_what_is_stolen_at_the_border_of_a_round_is_on_one_side_of_it(
     assert told.stolen_ns == (20 * MS if ends == "end" else 0)
 
 
+def test_the_table_has_names_as_they_are(run):
+    done = run(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("what", ["/x", "red", ":bug:"])
+        def test_it(benchmark, what):
+            benchmark.pedantic(sum, args=[()], rounds=3)
+        """
+    )
+    done.assert_outcomes(passed=3)
+    table = done.stdout.str().partition("guestpv: stolen time")[2]
+    assert all(f"\ntest_it[{what}] " in table for what in ("/x", "red", ":bug:"))
+
+
 def test_off_is_off(bench):
     printed, saved = bench(TAKEN, "--guestpv=off")
     assert "guestpv" not in saved["extra_info"]
