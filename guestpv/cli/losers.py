@@ -11,7 +11,9 @@ from typing import Any, Self
 import typer
 
 from guestpv.cli.records import bounds_record, write
+from guestpv.cli.source import unavailable
 from guestpv.cli.waiting import Ticks, Waiting, WholeTerminal, suspend
+from guestpv.errors import NoSourceError
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.cgroups import Cgroups
 from guestpv.latency.many import Many
@@ -58,7 +60,10 @@ def _watch(
     count: int | None,
     as_json: bool,
 ) -> None:
-    require_pmu()
+    try:
+        require_pmu()
+    except NoSourceError as error:
+        raise unavailable(error) from None
     with ExitStack() as stack:
         stack.enter_context(many)
         on_terminal = sys.stdout.isatty() and not as_json

@@ -43,7 +43,8 @@ known exactly, and null where nothing is known of it:
     runs            of each: status (the exit code, or -N if signal N ended it); wall_ns; cpu_ns, on
                     vCPUs; stolen_ns; ran_ns, cpu_ns without it; waited_ns, of its first thread, for
                     a vCPU on which this guest ran something else; idle_ns, the wall time on a host
-                    that takes nothing; slower_percent, than there
+                    that takes nothing; slower_percent, than there; uncounted_ns (one number), of
+                    cpu_ns that in which only root can count what is stolen
     median          of each of these; spread: of wall_ns and idle_ns, from the least to the greatest
     unknown         why nothing is known of what was stolen, or null
 

@@ -16,14 +16,15 @@ import typer
 from guestpv.cli.exitcodes import SLOWED
 from guestpv.cli.options import JsonOption, number
 from guestpv.cli.records import dumps
-from guestpv.errors import MEANWHILE, Error
+from guestpv.cli.source import unavailable
+from guestpv.errors import Error
 from guestpv.latency.bounds import Bounds
-from guestpv.latency.command import CommandTimes, why_unknown
+from guestpv.latency.command import CommandTimes, Signals, why_unknown
 from guestpv.latency.command import run as run_command
 
 SETTINGS = {
     # What follows the command's name is the command's.
-    "context_settings": {"ignore_unknown_options": True, "allow_interspersed_args": False}
+    "context_settings": {"allow_interspersed_args": False}
 }
 
 
@@ -51,7 +52,7 @@ def run(
 
     The report goes to stderr. The exit code is the command's own; if a signal ends it, the same
     ends guestpv; 127 says that there is no such command, 126 that it can't be executed. Signals
-    are passed on to it. With --repeat it ends with the first run that fails.
+    are passed on to it. With --repeat it ends with the first run that fails, or that was to end.
 
     'slower' is how much longer it took than on a host that takes nothing, if it did not wait for
     a timer anyway. It is exact for what one thread does. Of several at once it is known to lie
@@ -61,19 +62,29 @@ def run(
     2), for their own commands. Without them root has the counts of all vCPUs, as an upper bound.
     'waited' is of the command's first thread alone.
     """
-    unknown = why_unknown()
+    why = why_unknown()
+    unknown = why and unavailable(why)
     if unknown and fail_above is not None:
         raise unknown
     with ExitStack() as stack:
-        file: TextIO = stack.enter_context(output.open("w")) if output else sys.stderr
+        file: TextIO = sys.stderr
+        if output:  # a name may be of any bytes
+            file = stack.enter_context(output.open("w", errors="backslashreplace"))
         runs: list[CommandTimes] = []
-        while len(runs) < repeat and not any(one.status for one in runs):
-            runs.append(run_command(command, counted=not unknown))
+        with Signals() as signals:
+            while len(runs) < repeat and not any(one.status for one in runs):
+                if signals.asked_to_end():
+                    break
+                runs.append(run_command(command, not unknown, signals))
+        # A command may end well at Ctrl-C: then the runs that are missing did not.
+        ending = -signals.ending if signals.ending and len(runs) < repeat else 0
+        if not runs:
+            _end_like(ending)
         if as_json:
             print(dumps("guestpv.run/1", _record(command, runs, unknown)), file=file, flush=True)
         else:
             print(*_lines(command, runs, unknown), sep="\n", file=file, flush=True)
-    _end_like(runs[-1].status)
+    _end_like(runs[-1].status or ending)
     slower = _medians(runs)["slower"]
     if fail_above is not None and slower is not None and slower[1] > fail_above:
         raise typer.Exit(SLOWED)
@@ -135,6 +146,8 @@ def _spread(ranges: list[Range]) -> Range:
 
 def _text(value: Range, digits: int = 3) -> str:
     low, high = (f"{one:.{digits}f}" for one in value)
+    if high == "inf":
+        return f"{low} or more"
     return low if low == high else f"{low} to {high}"
 
 
@@ -163,25 +176,30 @@ def _lines(command: list[str], runs: list[CommandTimes], unknown: Error | None) 
             lines[-1] += f"; without what was stolen, by {_text(_spread(idle))} s"
         lines[-1] += "."
     if unknown:
-        lines += ["", f"  What was stolen is not known: {_why(unknown)}"]
+        lines += ["", f"  What was stolen is not known: {unknown}"]
+    if uncounted_ns := max(one.uncounted_ns for one in runs):
+        lines += [
+            "",
+            f"  Only root can count what was stolen in {uncounted_ns / 1e9:.3f} s of it: those of"
+            " programs that are set-user-ID, as sudo is, or may not be read.",
+        ]
     return lines
 
 
 def _share(stolen: Range | None, cpu: Range | None) -> str:
-    if not stolen or not cpu or not cpu[1]:
+    if not stolen or not cpu or not 0 < cpu[1] >= stolen[1]:
         return "taken from it by the hypervisor"
     percent = 100 * stolen[0] / cpu[1], 100 * stolen[1] / cpu[1]
     return f"taken from it by the hypervisor, {_text(percent, 1)} % of that"
 
 
-def _why(unknown: Error) -> str:
-    return str(unknown).replace(f" {MEANWHILE}", "")  # which is no source for this
-
-
 def _record(command: list[str], runs: list[CommandTimes], unknown: Error | None) -> dict[str, Any]:
     return {
         "command": command,
-        "runs": [{"status": one.status, **_run_record(one)} for one in runs],
+        "runs": [
+            {"status": one.status, **_run_record(one), "uncounted_ns": one.uncounted_ns}
+            for one in runs
+        ],
         "median": {
             _key(name): None if value is None else _in_units(name, value)
             for name, value in _medians(runs).items()
@@ -192,7 +210,7 @@ def _record(command: list[str], runs: list[CommandTimes], unknown: Error | None)
             else None
             for name in ("wall", "idle")
         },
-        "unknown": _why(unknown) if unknown else None,
+        "unknown": str(unknown) if unknown else None,
     }
 
 
