@@ -27,18 +27,33 @@ def _result(path: str) -> dict[str, Any]:
     """What an earlier run wrote with --json."""
     try:
         with open(path, "rb") as file:
-            record = json.loads(file.read(_LARGEST))
+            record: dict[str, Any] | None = json.loads(file.read(_LARGEST))
     except OSError as error:
         raise NoSourceError(
             f"{path}: no result", str(error.strerror), "make one: guestpv bench --json >FILE"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+    if record is None or not _is_result(record):
         raise FormatError(
             f"{path}: no result", f"It is not of {SCHEMA}", "make one: guestpv bench --json >FILE"
         )
     return record
+
+
+def _is_result(record: Any) -> bool:
+    """Whether it has what is shown of it."""
+    try:
+        return (
+            record["schema"] == SCHEMA
+            and all(cost["median_ns"] > 0 for cost in record["costs"].values())
+            and all(
+                vcpu["cpu"] >= 0 and float(vcpu["stolen_ns"]) >= 0 and float(vcpu["wall_ns"]) > 0
+                for vcpu in record["cpus"]
+            )
+        )
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False
 
 
 def bench(
@@ -172,7 +187,7 @@ def _show(record: dict[str, Any], before: dict[str, Any] | None) -> None:
     costs = table(f"What a call costs, {path}", "CALL", "MEDIAN ns", "QUARTILES ns", *earlier)
     for name, cost in record["costs"].items():
         cells = [name, f"{cost['median_ns']:.4g}", f"{cost['q1_ns']:.4g} to {cost['q3_ns']:.4g}"]
-        costs.add_row(*cells, *_beside(cost, (before or {}).get("costs", {}).get(name)))
+        costs.add_row(*cells, *_beside(cost, before["costs"].get(name) if before else None))
     console.print(costs)
 
     earlier_percent = ["BEFORE"] if before else []
@@ -180,7 +195,7 @@ def _show(record: dict[str, Any], before: dict[str, Any] | None) -> None:
     columns = ("STOLEN %", *earlier_percent, "MOVES/s", "STEP ms", "WORST ms", "COUNTED")
     counts = table(title, "CPU", *columns, "LATE ms", "EXPLAINED")
     stolen_before = {
-        vcpu["cpu"]: f"{_stolen_percent(vcpu):.1f}" for vcpu in (before or {}).get("cpus", [])
+        vcpu["cpu"]: f"{_stolen_percent(vcpu):.1f}" for vcpu in (before["cpus"] if before else ())
     }
     for vcpu in record["cpus"]:
         counts.add_row(

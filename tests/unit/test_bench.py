@@ -120,7 +120,23 @@ def test_two_results_side_by_side(guestpv, machine, tmp_path):
     assert line.split()[-1].startswith("0.00")
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "\0", '{"schema": "guestpv.read/1"}'])
+NO_RESULTS = [
+    *("", "{}", "[]", "\0", '{"schema": "guestpv.read/1"}', "[" * 200_000),
+    *(
+        f'{{"schema": "guestpv.bench/1", {rest}}}'
+        for rest in (
+            '"cpus": []',
+            '"cpus": 3, "costs": {}',
+            '"cpus": [], "costs": []',
+            '"cpus": [{"cpu": 0}], "costs": {}',
+            '"cpus": [], "costs": {"read(cpu)": {"median_ns": 0}}',
+            '"cpus": [{"cpu": 0, "stolen_ns": 0, "wall_ns": 0}], "costs": {}',
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("content", NO_RESULTS, ids=range(len(NO_RESULTS)))
 def test_what_is_no_result_is_not_compared(guestpv, machine, tmp_path, content):
     (tmp_path / "before").write_text(content)
     done = guestpv("bench", "--source", machine.path, "--compare", tmp_path / "before")
