@@ -100,12 +100,8 @@ def guestpv(
 
 def main() -> None:
     """Run the command line; ends the process with one of the documented exit codes."""
-    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        try:
-            os.fstat(fd)
-        except (
-            OSError
-        ):  # closed before this process began; nothing else is to get it
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # it was closed before this process began
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open
     # A reader that had enough (`guestpv watch | head`) ends this process as it ends any filter.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)

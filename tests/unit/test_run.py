@@ -65,14 +65,6 @@ def test_input_output_and_options_are_the_commands():
     assert done.stdout == "in\n--json\n"
 
 
-def test_without_a_file_to_report_to_it_ends_as_the_command_did(tmp_path):
-    """Python opens a script as the file that was closed, which then looks as if it were open."""
-    script = tmp_path / "guestpv"
-    script.write_text("from guestpv.cli import main\nmain()\n")
-    shell = f"exec {sys.executable} {script} run -- sh -c 'exit 3' 2>&-"
-    assert subprocess.run(["sh", "-c", shell]).returncode == 3
-
-
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_are_passed_on(sent):
     script = f"trap 'echo got; exit 7' {sent.value}; echo ready; while :; do sleep 0.05; done"
