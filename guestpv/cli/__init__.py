@@ -105,6 +105,8 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open
     # A reader that had enough (`guestpv watch | head`) ends this process as it ends any filter.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # while all this was imported
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         try:
             app()
