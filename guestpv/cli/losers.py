@@ -37,23 +37,28 @@ class Loser:
 
 def watch_tasks(interval_s: float, count: int | None, as_json: bool) -> None:
     """Until Ctrl-C. Raises as `guestpv.counter` does if no thread can be counted."""
-    tasks = Tasks(_warn)
-    _watch(tasks, "task", lambda tid: f"{tid} {tasks.name(tid)}", interval_s, count, as_json)
+    said: list[str] = []
+    tasks = Tasks(said.append)
+    name = lambda tid: f"{tid} {tasks.name(tid)}"  # noqa: E731
+    _watch(tasks, said, "task", name, interval_s, count, as_json)
 
 
 def watch_cgroups(
     patterns: Sequence[str], interval_s: float, count: int | None, as_json: bool
 ) -> None:
     """The same of the cgroups that match."""
-    _watch(Cgroups(patterns, _warn), "cgroup", str, interval_s, count, as_json)
+    said: list[str] = []
+    _watch(Cgroups(patterns, said.append), said, "cgroup", str, interval_s, count, as_json)
 
 
-def _warn(text: str) -> None:
-    typer.echo(f"guestpv: {text}", err=True)
+def _tell(said: list[str]) -> None:
+    while said:
+        typer.echo(f"guestpv: {said.pop()}", err=True)
 
 
 def _watch(
     many: Many[Any],
+    said: list[str],
     kind: str,
     name: Callable[[Any], str],
     interval_s: float,
@@ -66,13 +71,17 @@ def _watch(
         raise unavailable(error) from None
     with ExitStack() as stack:
         stack.enter_context(many)
+        before, began_ns = many.read(), time.monotonic_ns()
+        if many.refused and not before:
+            raise many.refused
+        _tell(said)
         on_terminal = sys.stdout.isatty() and not as_json
         waiting = stack.enter_context(Waiting(keys=on_terminal))
         if not on_terminal:
             waiting.stop_without_reader(sys.stdout.fileno())
         screen = stack.enter_context(_Screen(kind)) if on_terminal else None
         show = screen.show if screen else _records(kind) if as_json else _lines(kind)
-        before, began_ns, ticks = many.read(), time.monotonic_ns(), Ticks(interval_s)
+        ticks = Ticks(interval_s)
         while count is None or count > 0:
             woken = waiting.wait(ticks.remaining_s())
             if woken.stop or "q" in woken.keys:
@@ -82,6 +91,7 @@ def _watch(
             if not ticks.due():
                 continue
             now, now_ns = many.read(), time.monotonic_ns()
+            _tell(said)
             losers = (
                 Loser(name(one), total.since(before.get(one, _NOTHING)), total)
                 for one, total in now.items()

@@ -302,6 +302,25 @@ def test_nobody_is_watched_without_the_module(tmp_path, options):
     assert ("sudo guestpv load" if here else "use an arm64 guest") in done.stderr
 
 
+REFUSED = f"""
+import guestpv.latency.perf
+
+def refuse(*_):
+    raise PermissionError(13, "Permission denied")
+
+guestpv.latency.perf.perf_event_open = refuse
+{WATCH}"""
+
+
+@pytest.mark.parametrize("options", [["--tasks"], ["--cgroup", "*"]])
+def test_who_may_watch_nobody_is_told_so(cgroups, pmu, options):
+    cgroups("there")
+    command = [sys.executable, "-c", REFUSED, pmu, "watch", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.count("permission denied") == 1
+
+
 @pytest.mark.parametrize(
     "options", [["--tasks", "--cgroup=*"], ["--tasks", "--cpu=0"], ["--tasks", "--source=procfs"]]
 )
