@@ -397,10 +397,30 @@ def test_without_pv_time_no_test_is_excused(run, monkeypatch):
     assert "no test is excused" in line
 
 
-def test_a_marker_that_makes_no_sense_is_an_error(run):
-    done = run(PASSES_DISTURBED.replace("max_percent=1", "percent=10"))
-    assert done.ret != 0
-    assert "unexpected keyword argument 'percent'" in done.stdout.str() + done.stderr.str()
+NONSENSE = {
+    "percent=10": "unexpected keyword argument 'percent'",
+    "max_percent='1'": "not supported between instances",
+    "max_percent=float('nan')": "nan is no percentage",
+    "max_percent=-1": "-1 is no percentage",
+    "reruns='2'": "'2' no number of reruns",
+    "reruns=-1": "-1 no number of reruns",
+}
+
+
+@pytest.mark.parametrize("options", NONSENSE)
+def test_a_marker_that_makes_no_sense_is_an_error(run, options):
+    done = run(PASSES_DISTURBED.replace("max_percent=1", options))
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    said = done.stdout.str() + done.stderr.str()
+    assert NONSENSE[options] in said
+    assert "test_it: marker stolen: " in said
+    assert "INTERNALERROR" not in said
+
+
+@pytest.mark.parametrize("limit", ["nan", "-1", "101", "much"])
+def test_a_limit_that_makes_no_sense_is_an_error(run, limit):
+    done = run("def test_it(): pass", f"--guestpv-max={limit}")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
 
 
 # In processes of their own.
