@@ -46,6 +46,8 @@ known exactly, and null where nothing is known of it:
                     that takes nothing; slower_percent, than there; uncounted_ns (one number), of
                     cpu_ns that in which only root can count what is stolen
     median          of each of these; spread: of wall_ns and idle_ns, from the least to the greatest
+    alone           whether what was stolen was counted of the command alone; else it is at most
+                    what all vCPUs lost meanwhile; null where nothing is known of it
     unknown         why nothing is known of what was stolen, or null
 
 guestpv.bench/1, one object; the fields of costs and cpus are those of the classes Cost and

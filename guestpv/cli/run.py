@@ -152,12 +152,14 @@ def _text(value: Range, digits: int = 3) -> str:
 
 
 def _lines(command: list[str], runs: list[CommandTimes], unknown: Error | None) -> list[str]:
-    medians = _medians(runs)
+    medians, alone = _medians(runs), all(one.alone for one in runs)
     times = f", {len(runs)} runs, medians" if len(runs) > 1 else ""
     lines = ["", f"guestpv run: {shlex.join(command)}{times}", ""]
     explained = {
         "wall": "",
-        "cpu": "on vCPUs, stolen time included" if not unknown else "as the kernel counts it",
+        "cpu": "as the kernel counts it"
+        if unknown or not alone
+        else "on vCPUs, stolen time included",
         "stolen": _share(medians["stolen"], medians["cpu"]),
         "ran": "on vCPUs, without it",
         "waited": "its first thread, while this guest ran something else",
@@ -177,6 +179,12 @@ def _lines(command: list[str], runs: list[CommandTimes], unknown: Error | None) 
         lines[-1] += "."
     if unknown:
         lines += ["", f"  What was stolen is not known: {unknown}"]
+    if not alone:
+        lines += [
+            "",
+            "  What was stolen is at most what all vCPUs lost meanwhile: the module has no perf"
+            " events here.",
+        ]
     if uncounted_ns := max(one.uncounted_ns for one in runs):
         lines += [
             "",
@@ -200,6 +208,7 @@ def _record(command: list[str], runs: list[CommandTimes], unknown: Error | None)
             {"status": one.status, **_run_record(one), "uncounted_ns": one.uncounted_ns}
             for one in runs
         ],
+        "alone": None if unknown else all(one.alone for one in runs),
         "median": {
             _key(name): None if value is None else _in_units(name, value)
             for name, value in _medians(runs).items()

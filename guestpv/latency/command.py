@@ -48,6 +48,8 @@ class CommandTimes:
     uncounted_ns: int = 0
     """CPU time in which the kernel lets nobody but root count what is stolen: that of programs that
     are set-user-ID, as sudo is, or may not be read. As far as it was noticed."""
+    alone: bool = True
+    """Whether what is stolen was counted of the command alone, and not of all vCPUs together."""
 
     @property
     def slower_percent(self) -> tuple[float, float] | None:
@@ -124,7 +126,7 @@ def _run(argv: list[str], counter: Counter | None, signals: "Signals") -> Comman
         return CommandTimes(status, wall_ns, cpu_ns, None, None, waited_ns, None)
     contained = cputime.contains_stolen()
     uncounted_ns = 0
-    if isinstance(counter, PerfCounter):
+    if alone := isinstance(counter, PerfCounter):
         counted_ns, stolen = counter.read_with_cpu()
         stolen = stolen.within(counted_ns)
         ran = stolen.taken_from(counted_ns)
@@ -141,7 +143,7 @@ def _run(argv: list[str], counter: Counter | None, signals: "Signals") -> Comman
             stolen.taken_from(cpu_ns).most_ns if contained else cpu_ns,
         )
     idle = lost(stolen, first_ns, cpu_ns, wall_ns, vcpus).taken_from(wall_ns)
-    return CommandTimes(status, wall_ns, cpu_ns, stolen, ran, waited_ns, idle, uncounted_ns)
+    return CommandTimes(status, wall_ns, cpu_ns, stolen, ran, waited_ns, idle, uncounted_ns, alone)
 
 
 class Signals:

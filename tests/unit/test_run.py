@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestpv import Bounds, NoSourceError, PermissionDeniedError, UnsupportedError
-from guestpv.cli.run import _spread
+from guestpv.cli.run import _lines, _spread
 from guestpv.latency import command as module
 from guestpv.latency.command import CommandTimes, lost
 from guestpv.latency.counter import Counter
@@ -175,6 +175,7 @@ def test_what_a_user_may_not_count_is_not_called_0(pmu, monkeypatch, contained):
 def test_of_a_tree_all_is_counted_and_nothing_of_this_process(pmu):
     script = shlex.join([sys.executable, "-c", SPIN.format(0.1)])
     times = module.run(["sh", "-c", f"{script} & {script}; wait"])
+    assert times.alone
     assert times.cpu_ns >= 200 * MS
     assert times.stolen.least_ns >= 200 * MS
     again = module.run(["true"])  # and nothing of the run before
@@ -211,6 +212,10 @@ def test_the_counts_of_all_cpus_are_bounds(monkeypatch, contained):
     monkeypatch.setattr(module, "open_counter", Cpus)
     monkeypatch.setattr(module.cputime, "contains_stolen", lambda: contained)
     times = module.run([sys.executable, "-c", SPIN.format(0.1)])
+    assert not times.alone
+    said = "\n".join(_lines(["spin"], [times], None))
+    assert "at most what all vCPUs lost" in said
+    assert "as the kernel counts it" in said
     assert times.stolen == Bounds(0, 30 * MS)
     low = times.cpu_ns - (0 if contained is False else 30 * MS)
     assert times.ran == Bounds(low, times.cpu_ns)
