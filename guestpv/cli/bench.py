@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from guestpv.cli.exitcodes import INTERRUPTED
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption, number
 from guestpv.errors import FormatError, ModuleError, NoSourceError
 
@@ -81,7 +82,8 @@ def bench(
     counts, EXPLAINED how much of all time is stolen, or by /proc/stat busy or idle: more than all
     where a kernel takes stolen time for its own, less where it missed ticks.
 
-    Figures that were not steady are named at the end: they are not worth quoting.
+    Figures that were not steady are named at the end: they are not worth quoting. Ctrl-C ends it
+    with what there is, once a fifth of the time is over.
     """
     before = _result(compare) if compare else None
     try:
@@ -108,6 +110,7 @@ def bench(
             "cpus": [asdict(vcpu) for vcpu in behaviours.vcpus],
             "left_out": {str(number): why for number, why in behaviours.left_out.items()},
             "unsteady": measured.unsteady(costs, behaviours),
+            "finished": behaviours.rounds == measured.ROUNDS,
         }
     if as_json:
         from guestpv.cli.records import write
@@ -115,6 +118,8 @@ def bench(
         write(SCHEMA, record)
     else:
         _show(record, before)
+    if not record["finished"]:
+        raise typer.Exit(INTERRUPTED)
 
 
 def _open(source: str) -> MappedReader:
@@ -212,6 +217,8 @@ def _show(record: dict[str, Any], before: dict[str, Any] | None) -> None:
     console.print(counts)
     notes = [f"cpu{number}: left out, {why}" for number, why in record["left_out"].items()]
     notes += [f"not steady: {why}" for why in record["unsteady"]]
+    if not record["finished"]:
+        notes.append("it was interrupted: the counts are of a part of that time")
     if before and before.get("unsteady"):
         notes.append("the earlier result was not steady either")
     if notes:

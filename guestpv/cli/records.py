@@ -58,6 +58,7 @@ Behaviour of guestpv.latency.bench, which say what each is:
                     missing_ns, counted_ns, late, late_ns, explained_percent, waited_ns
     left_out        by cpu, why nothing is said of it
     unsteady        why figures of this run should not be quoted; empty if they may be
+    finished        whether it was not interrupted
 
 guestpv.jitter/1, one object; threads and histograms as oslat's, all times in nanoseconds:
     source, instance, kernel, machine: as above; source and instance are null where there is no
