@@ -22,8 +22,7 @@ _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 _UNNOTICED_NS = 20_000_000
 _UNNOTICED = 0.02
-"""So much more CPU time than the events counted a kernel may have anyway: of before execve(2), and
-by clocks that are two."""
+"""So much more CPU time than the events counted a kernel may have anyway: its clocks are two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +113,7 @@ def _run(argv: list[str], counter: Counter | None, signals: "Signals") -> Comman
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was ignored, nobody could be waited for
     begin_ns = time.monotonic_ns()
     pid = _spawn(argv)
+    before_ns = _before_execve_ns(pid, counter) if isinstance(counter, PerfCounter) else 0
     signals.pass_on_until_ended(pid)
     wall_ns = time.monotonic_ns() - begin_ns
     first_ns, waited_ns = _schedstat(pid)
@@ -124,19 +124,21 @@ def _run(argv: list[str], counter: Counter | None, signals: "Signals") -> Comman
     cpu_ns = round((usage.ru_utime + usage.ru_stime) * 1e9)
     if counter is None:
         return CommandTimes(status, wall_ns, cpu_ns, None, None, waited_ns, None)
-    contained = cputime.contains_stolen()
     uncounted_ns = 0
     if alone := isinstance(counter, PerfCounter):
         counted_ns, stolen = counter.read_with_cpu()
         stolen = stolen.within(counted_ns)
         ran = stolen.taken_from(counted_ns)
+        cpu_ns -= before_ns
         if cpu_ns > (1 + _UNNOTICED) * counted_ns + _UNNOTICED_NS:
             uncounted_ns = cpu_ns - counted_ns
+            contained = cputime.contains_stolen()
             most_ns = uncounted_ns if contained else max(vcpus * wall_ns - cpu_ns, 0)
             stolen = stolen.plus(Bounds(0, most_ns))
             ran = ran.plus(Bounds(uncounted_ns if contained is False else 0, uncounted_ns))
         cpu_ns = counted_ns + uncounted_ns
     else:
+        contained = cputime.contains_stolen()
         stolen = counter.read().within(cpu_ns if contained else vcpus * wall_ns)
         ran = Bounds(
             cpu_ns if contained is False else stolen.taken_from(cpu_ns).least_ns,
@@ -212,6 +214,13 @@ def _spawn(argv: list[str]) -> int:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CommandError(f"{argv[0]}: can't be executed", why) from None
+
+
+def _before_execve_ns(pid: int, counter: PerfCounter) -> int:
+    """What a child that has just begun had of vCPUs before its events counted."""
+    counted_ns, _ = counter.read_with_cpu()
+    ran_ns, _ = _schedstat(pid)
+    return max((ran_ns or 0) - counted_ns, 0)
 
 
 def _in_foreground() -> bool:
