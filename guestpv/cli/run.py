@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from contextlib import ExitStack
+from math import isinf
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, TextIO
@@ -146,8 +147,6 @@ def _spread(ranges: list[Range]) -> Range:
 
 def _text(value: Range, digits: int = 3) -> str:
     low, high = (f"{one:.{digits}f}" for one in value)
-    if high == "inf":
-        return f"{low} or more"
     return low if low == high else f"{low} to {high}"
 
 
@@ -170,7 +169,8 @@ def _lines(command: list[str], runs: list[CommandTimes], unknown: Error | None) 
         said = "not known" if value is None else f"{_text(value)} s"
         lines.append(f"  {name:<7} {said:>16}  {explanation}".rstrip())
     if slower := medians["slower"]:
-        lines.append(f"  {'slower':<7} {_text(slower, 1) + ' %':>16}  than on such a host")
+        said = f"{slower[0]:.1f} % or more" if isinf(slower[1]) else f"{_text(slower, 1)} %"
+        lines.append(f"  {'slower':<7} {said:>16}  than on such a host")
     wall, idle = _ranges(runs, "wall"), _ranges(runs, "idle")
     if len(runs) > 1 and wall:
         lines += ["", f"  From run to run, wall varied by {_text(_spread(wall))} s"]

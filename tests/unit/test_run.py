@@ -253,6 +253,11 @@ def test_what_was_lost_lies_within_its_bounds(threads):
     assert bounds.least_ns <= wall - idle <= bounds.most_ns
 
 
+def test_what_has_no_upper_bound_is_so_much_or_more():
+    times = CommandTimes(0, 50, 50, Bounds(0, 50), Bounds(0, 50), 0, Bounds(0, 50))
+    assert "slower     0.0 % or more" in "\n".join(_lines(["x"], [times], None))
+
+
 def test_slower_is_against_the_idle_host():
     times = CommandTimes(0, 150, 150, Bounds(50, 50), Bounds(100, 100), 0, Bounds(100, 120))
     assert times.slower_percent == (25.0, 50.0)
