@@ -1,6 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""python -m guestpv: the command line where it is not on the PATH."""
+"""The command guestpv, and python -m guestpv where that is not on the PATH."""
 
-from guestpv.cli import main
+import signal
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    # What it imports takes a moment, in which Ctrl-C would be a traceback.
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from guestpv.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
@@ -43,8 +44,12 @@ class _Commands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         module = import_module(f"guestpv.cli.{_HOMES[name]}")
+        command = getattr(module, name)
+        # Lines are as long as the terminal has it, and not as the source.
+        paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
+        text = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
         alone = typer.Typer(add_completion=False)
-        alone.command(**getattr(module, "SETTINGS", {}))(getattr(module, name))
+        alone.command(help=text, **getattr(module, "SETTINGS", {}))(command)
         return typer.main.get_command(alone)
 
     def __iter__(self) -> Iterator[str]:
@@ -105,6 +110,8 @@ def main() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open
     # A reader that had enough (`guestpv watch | head`) ends this process as it ends any filter.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # while all this was imported
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         try:
             app()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from guestpv.cli.exitcodes import INTERRUPTED
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption, number
 from guestpv.errors import FormatError, ModuleError, NoSourceError
 
@@ -27,18 +28,33 @@ def _result(path: str) -> dict[str, Any]:
     """What an earlier run wrote with --json."""
     try:
         with open(path, "rb") as file:
-            record = json.loads(file.read(_LARGEST))
+            record: dict[str, Any] | None = json.loads(file.read(_LARGEST))
     except OSError as error:
         raise NoSourceError(
             f"{path}: no result", str(error.strerror), "make one: guestpv bench --json >FILE"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+    if record is None or not _is_result(record):
         raise FormatError(
             f"{path}: no result", f"It is not of {SCHEMA}", "make one: guestpv bench --json >FILE"
         )
     return record
+
+
+def _is_result(record: Any) -> bool:
+    """Whether it has what is shown of it."""
+    try:
+        return (
+            record["schema"] == SCHEMA
+            and all(cost["median_ns"] > 0 for cost in record["costs"].values())
+            and all(
+                vcpu["cpu"] >= 0 and float(vcpu["stolen_ns"]) >= 0 and float(vcpu["wall_ns"]) > 0
+                for vcpu in record["cpus"]
+            )
+        )
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False
 
 
 def bench(
@@ -66,7 +82,8 @@ def bench(
     counts, EXPLAINED how much of all time is stolen, or by /proc/stat busy or idle: more than all
     where a kernel takes stolen time for its own, less where it missed ticks.
 
-    Figures that were not steady are named at the end: they are not worth quoting.
+    Figures that were not steady are named at the end: they are not worth quoting. Ctrl-C ends it
+    with what there is, once a fifth of the time is over.
     """
     before = _result(compare) if compare else None
     try:
@@ -93,6 +110,7 @@ def bench(
             "cpus": [asdict(vcpu) for vcpu in behaviours.vcpus],
             "left_out": {str(number): why for number, why in behaviours.left_out.items()},
             "unsteady": measured.unsteady(costs, behaviours),
+            "finished": behaviours.rounds == measured.ROUNDS,
         }
     if as_json:
         from guestpv.cli.records import write
@@ -100,6 +118,8 @@ def bench(
         write(SCHEMA, record)
     else:
         _show(record, before)
+    if not record["finished"]:
+        raise typer.Exit(INTERRUPTED)
 
 
 def _open(source: str) -> MappedReader:
@@ -134,7 +154,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
     from guestpv.cli.reports.progress import progress, seldom
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     with progress(console) if console.is_terminal else seldom() as say:
         yield say
 
@@ -158,7 +178,7 @@ def _show(record: dict[str, Any], before: dict[str, Any] | None) -> None:
 
     from guestpv.cli.columns import SIMULATED
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     path, seconds = record["source"]["path"], record["seconds"]
     simulated = f"{SIMULATED} " if record["source"]["simulated"] else ""
 
@@ -172,7 +192,7 @@ def _show(record: dict[str, Any], before: dict[str, Any] | None) -> None:
     costs = table(f"What a call costs, {path}", "CALL", "MEDIAN ns", "QUARTILES ns", *earlier)
     for name, cost in record["costs"].items():
         cells = [name, f"{cost['median_ns']:.4g}", f"{cost['q1_ns']:.4g} to {cost['q3_ns']:.4g}"]
-        costs.add_row(*cells, *_beside(cost, (before or {}).get("costs", {}).get(name)))
+        costs.add_row(*cells, *_beside(cost, before["costs"].get(name) if before else None))
     console.print(costs)
 
     earlier_percent = ["BEFORE"] if before else []
@@ -180,7 +200,7 @@ def _show(record: dict[str, Any], before: dict[str, Any] | None) -> None:
     columns = ("STOLEN %", *earlier_percent, "MOVES/s", "STEP ms", "WORST ms", "COUNTED")
     counts = table(title, "CPU", *columns, "LATE ms", "EXPLAINED")
     stolen_before = {
-        vcpu["cpu"]: f"{_stolen_percent(vcpu):.1f}" for vcpu in (before or {}).get("cpus", [])
+        vcpu["cpu"]: f"{_stolen_percent(vcpu):.1f}" for vcpu in (before["cpus"] if before else ())
     }
     for vcpu in record["cpus"]:
         counts.add_row(
@@ -197,6 +217,8 @@ def _show(record: dict[str, Any], before: dict[str, Any] | None) -> None:
     console.print(counts)
     notes = [f"cpu{number}: left out, {why}" for number, why in record["left_out"].items()]
     notes += [f"not steady: {why}" for why in record["unsteady"]]
+    if not record["finished"]:
+        notes.append("it was interrupted: the counts are of a part of that time")
     if before and before.get("unsteady"):
         notes.append("the earlier result was not steady either")
     if notes:

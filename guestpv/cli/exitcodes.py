@@ -34,6 +34,6 @@ MEANINGS = {
     GAP_REACHED: "jitter: a gap was as long as --until-gap",
     126: "run: the command can't be executed",
     127: "run: there is no such command",
-    INTERRUPTED: "validate was interrupted, after what it had changed was undone",
+    INTERRUPTED: "interrupted (validate: after what it had changed was undone)",
 }
 """Those up to 10, 126 and 127 are the errors' own: `guestpv.Error.exit_code`."""

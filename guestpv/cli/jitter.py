@@ -16,7 +16,6 @@ from guestpv.cli.reports.progress import seldom
 from guestpv.cli.waiting import Waiting, suspend
 from guestpv.cpulist import ONLINE, POSSIBLE, CpuList, listed
 from guestpv.errors import (
-    MEANWHILE,
     Error,
     NoSourceError,
     NoSuchCpuError,
@@ -102,7 +101,7 @@ def jitter(
             "step_ns": counter.step_ns,
             "priority": priority,
             "throttling": _throttling() if priority else None,
-            "unknown": _why(unknown) if unknown else None,
+            "unknown": str(unknown) if unknown else None,
         }
         if unknown:
             _say(f"what is stolen is not known: {about['unknown']}")
@@ -139,13 +138,9 @@ def _say(text: str) -> None:
     print(f"guestpv: {text}", file=sys.stderr, flush=True)
 
 
-def _why(unknown: Error) -> str:
-    return str(unknown).replace(f" {MEANWHILE}", "")  # which is no source for this
-
-
 def _open(source: str) -> tuple["MappedReader | None", Error | None]:
     """Whoever does not ask for a source gets what can be had without one, and why it is less."""
-    from guestpv.cli.source import open_source
+    from guestpv.cli.source import open_source, unavailable
     from guestpv.source.mapped import MappedReader
 
     try:
@@ -153,7 +148,7 @@ def _open(source: str) -> tuple["MappedReader | None", Error | None]:
     except (NoSourceError, PermissionDeniedError, UnsupportedError) as error:
         if source != "auto":
             raise
-        return None, error
+        return None, unavailable(error)
     if isinstance(reader, MappedReader):
         return reader, None
     reader.close()

@@ -37,7 +37,7 @@ def report(
     about: Mapping[str, Any],
 ) -> None:
     """Print all of it."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     console.print(f"Gaps of {us(about['threshold_ns'])} us and longer; times in us", soft_wrap=True)
     console.print(noise_table(vcpus))
     if any(vcpu.gaps for vcpu in vcpus):

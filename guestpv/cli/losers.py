@@ -11,7 +11,9 @@ from typing import Any, Self
 import typer
 
 from guestpv.cli.records import bounds_record, write
+from guestpv.cli.source import unavailable
 from guestpv.cli.waiting import Ticks, Waiting, WholeTerminal, suspend
+from guestpv.errors import NoSourceError
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.cgroups import Cgroups
 from guestpv.latency.many import Many
@@ -35,39 +37,51 @@ class Loser:
 
 def watch_tasks(interval_s: float, count: int | None, as_json: bool) -> None:
     """Until Ctrl-C. Raises as `guestpv.counter` does if no thread can be counted."""
-    tasks = Tasks(_warn)
-    _watch(tasks, "task", lambda tid: f"{tid} {tasks.name(tid)}", interval_s, count, as_json)
+    said: list[str] = []
+    tasks = Tasks(said.append)
+    name = lambda tid: f"{tid} {tasks.name(tid)}"  # noqa: E731
+    _watch(tasks, said, "task", name, interval_s, count, as_json)
 
 
 def watch_cgroups(
     patterns: Sequence[str], interval_s: float, count: int | None, as_json: bool
 ) -> None:
     """The same of the cgroups that match."""
-    _watch(Cgroups(patterns, _warn), "cgroup", str, interval_s, count, as_json)
+    said: list[str] = []
+    _watch(Cgroups(patterns, said.append), said, "cgroup", str, interval_s, count, as_json)
 
 
-def _warn(text: str) -> None:
-    typer.echo(f"guestpv: {text}", err=True)
+def _tell(said: list[str]) -> None:
+    while said:
+        typer.echo(f"guestpv: {said.pop()}", err=True)
 
 
 def _watch(
     many: Many[Any],
+    said: list[str],
     kind: str,
     name: Callable[[Any], str],
     interval_s: float,
     count: int | None,
     as_json: bool,
 ) -> None:
-    require_pmu()
+    try:
+        require_pmu()
+    except NoSourceError as error:
+        raise unavailable(error) from None
     with ExitStack() as stack:
         stack.enter_context(many)
+        before, began_ns = many.read(), time.monotonic_ns()
+        if many.refused and not before:
+            raise many.refused
+        _tell(said)
         on_terminal = sys.stdout.isatty() and not as_json
         waiting = stack.enter_context(Waiting(keys=on_terminal))
         if not on_terminal:
             waiting.stop_without_reader(sys.stdout.fileno())
         screen = stack.enter_context(_Screen(kind)) if on_terminal else None
         show = screen.show if screen else _records(kind) if as_json else _lines(kind)
-        before, began_ns, ticks = many.read(), time.monotonic_ns(), Ticks(interval_s)
+        ticks = Ticks(interval_s)
         while count is None or count > 0:
             woken = waiting.wait(ticks.remaining_s())
             if woken.stop or "q" in woken.keys:
@@ -77,6 +91,7 @@ def _watch(
             if not ticks.due():
                 continue
             now, now_ns = many.read(), time.monotonic_ns()
+            _tell(said)
             losers = (
                 Loser(name(one), total.since(before.get(one, _NOTHING)), total)
                 for one, total in now.items()
@@ -127,7 +142,7 @@ def _lines(kind: str) -> Show:
         for loser in losers:
             if loser.interval.most_ns:
                 percent, total = _cells(loser, interval_ns)
-                print(f"{moment} {percent:>14} {total:>17} {loser.name}")
+                print(f"{moment} {percent:>14} {total:>17} {_printable(loser.name)}")
         sys.stdout.flush()
 
     return show
@@ -143,6 +158,11 @@ def _cells(loser: Loser, interval_ns: int) -> tuple[str, str]:
 def _range(bounds: Bounds, scale: float, form: str) -> str:
     low, high = (format(scale * ns, form) for ns in (bounds.least_ns, bounds.most_ns))
     return low if low == high else f"{low} to {high}"
+
+
+def _printable(name: str) -> str:
+    """Whoever chose the name is not to have a say in what a terminal does."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 class _Screen(WholeTerminal):
@@ -167,5 +187,5 @@ class _Screen(WholeTerminal):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column(self._kind.upper(), no_wrap=True, overflow="ellipsis")
         for loser in losers[: max(1, self._console.height - _HEADING)]:
-            table.add_row(*_cells(loser, interval_ns), loser.name)
+            table.add_row(*_cells(loser, interval_ns), _printable(loser.name))
         self.draw(table)

@@ -97,4 +97,4 @@ def _print_table(source: Source, rows: Snapshot, kernel: Accounts) -> None:
             _epoch(row),
             objection(row) or name_of(Origin, row["origin"]),
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)

@@ -43,8 +43,11 @@ known exactly, and null where nothing is known of it:
     runs            of each: status (the exit code, or -N if signal N ended it); wall_ns; cpu_ns, on
                     vCPUs; stolen_ns; ran_ns, cpu_ns without it; waited_ns, of its first thread, for
                     a vCPU on which this guest ran something else; idle_ns, the wall time on a host
-                    that takes nothing; slower_percent, than there
+                    that takes nothing; slower_percent, than there; uncounted_ns (one number), of
+                    cpu_ns that in which only root can count what is stolen
     median          of each of these; spread: of wall_ns and idle_ns, from the least to the greatest
+    alone           whether what was stolen was counted of the command alone; else it is at most
+                    what all vCPUs lost meanwhile; null where nothing is known of it
     unknown         why nothing is known of what was stolen, or null
 
 guestpv.bench/1, one object; the fields of costs and cpus are those of the classes Cost and
@@ -55,6 +58,7 @@ Behaviour of guestpv.latency.bench, which say what each is:
                     missing_ns, counted_ns, late, late_ns, explained_percent, waited_ns
     left_out        by cpu, why nothing is said of it
     unsteady        why figures of this run should not be quoted; empty if they may be
+    finished        whether it was not interrupted
 
 guestpv.jitter/1, one object; threads and histograms as oslat's, all times in nanoseconds:
     source, instance, kernel, machine: as above; source and instance are null where there is no

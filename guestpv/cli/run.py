@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from contextlib import ExitStack
+from math import isinf
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, TextIO
@@ -16,14 +17,15 @@ import typer
 from guestpv.cli.exitcodes import SLOWED
 from guestpv.cli.options import JsonOption, number
 from guestpv.cli.records import dumps
-from guestpv.errors import MEANWHILE, Error
+from guestpv.cli.source import unavailable
+from guestpv.errors import Error
 from guestpv.latency.bounds import Bounds
-from guestpv.latency.command import CommandTimes, why_unknown
+from guestpv.latency.command import CommandTimes, Signals, why_unknown
 from guestpv.latency.command import run as run_command
 
 SETTINGS = {
     # What follows the command's name is the command's.
-    "context_settings": {"ignore_unknown_options": True, "allow_interspersed_args": False}
+    "context_settings": {"allow_interspersed_args": False}
 }
 
 
@@ -51,7 +53,7 @@ def run(
 
     The report goes to stderr. The exit code is the command's own; if a signal ends it, the same
     ends guestpv; 127 says that there is no such command, 126 that it can't be executed. Signals
-    are passed on to it. With --repeat it ends with the first run that fails.
+    are passed on to it. With --repeat it ends with the first run that fails, or that was to end.
 
     'slower' is how much longer it took than on a host that takes nothing, if it did not wait for
     a timer anyway. It is exact for what one thread does. Of several at once it is known to lie
@@ -61,19 +63,29 @@ def run(
     2), for their own commands. Without them root has the counts of all vCPUs, as an upper bound.
     'waited' is of the command's first thread alone.
     """
-    unknown = why_unknown()
+    why = why_unknown()
+    unknown = why and unavailable(why)
     if unknown and fail_above is not None:
         raise unknown
     with ExitStack() as stack:
-        file: TextIO = stack.enter_context(output.open("w")) if output else sys.stderr
+        file: TextIO = sys.stderr
+        if output:  # a name may be of any bytes
+            file = stack.enter_context(output.open("w", errors="backslashreplace"))
         runs: list[CommandTimes] = []
-        while len(runs) < repeat and not any(one.status for one in runs):
-            runs.append(run_command(command, counted=not unknown))
+        with Signals() as signals:
+            while len(runs) < repeat and not any(one.status for one in runs):
+                if signals.asked_to_end():
+                    break
+                runs.append(run_command(command, not unknown, signals))
+        # A command may end well at Ctrl-C: then the runs that are missing did not.
+        ending = -signals.ending if signals.ending and len(runs) < repeat else 0
+        if not runs:
+            _end_like(ending)
         if as_json:
             print(dumps("guestpv.run/1", _record(command, runs, unknown)), file=file, flush=True)
         else:
             print(*_lines(command, runs, unknown), sep="\n", file=file, flush=True)
-    _end_like(runs[-1].status)
+    _end_like(runs[-1].status or ending)
     slower = _medians(runs)["slower"]
     if fail_above is not None and slower is not None and slower[1] > fail_above:
         raise typer.Exit(SLOWED)
@@ -139,12 +151,14 @@ def _text(value: Range, digits: int = 3) -> str:
 
 
 def _lines(command: list[str], runs: list[CommandTimes], unknown: Error | None) -> list[str]:
-    medians = _medians(runs)
+    medians, alone = _medians(runs), all(one.alone for one in runs)
     times = f", {len(runs)} runs, medians" if len(runs) > 1 else ""
     lines = ["", f"guestpv run: {shlex.join(command)}{times}", ""]
     explained = {
         "wall": "",
-        "cpu": "on vCPUs, stolen time included" if not unknown else "as the kernel counts it",
+        "cpu": "as the kernel counts it"
+        if unknown or not alone
+        else "on vCPUs, stolen time included",
         "stolen": _share(medians["stolen"], medians["cpu"]),
         "ran": "on vCPUs, without it",
         "waited": "its first thread, while this guest ran something else",
@@ -155,7 +169,8 @@ def _lines(command: list[str], runs: list[CommandTimes], unknown: Error | None) 
         said = "not known" if value is None else f"{_text(value)} s"
         lines.append(f"  {name:<7} {said:>16}  {explanation}".rstrip())
     if slower := medians["slower"]:
-        lines.append(f"  {'slower':<7} {_text(slower, 1) + ' %':>16}  than on such a host")
+        said = f"{slower[0]:.1f} % or more" if isinf(slower[1]) else f"{_text(slower, 1)} %"
+        lines.append(f"  {'slower':<7} {said:>16}  than on such a host")
     wall, idle = _ranges(runs, "wall"), _ranges(runs, "idle")
     if len(runs) > 1 and wall:
         lines += ["", f"  From run to run, wall varied by {_text(_spread(wall))} s"]
@@ -163,25 +178,37 @@ def _lines(command: list[str], runs: list[CommandTimes], unknown: Error | None) 
             lines[-1] += f"; without what was stolen, by {_text(_spread(idle))} s"
         lines[-1] += "."
     if unknown:
-        lines += ["", f"  What was stolen is not known: {_why(unknown)}"]
+        lines += ["", f"  What was stolen is not known: {unknown}"]
+    if not alone:
+        lines += [
+            "",
+            "  What was stolen is at most what all vCPUs lost meanwhile: the module has no perf"
+            " events here.",
+        ]
+    if uncounted_ns := max(one.uncounted_ns for one in runs):
+        lines += [
+            "",
+            f"  Only root can count what was stolen in {uncounted_ns / 1e9:.3f} s of it: those of"
+            " programs that are set-user-ID, as sudo is, or may not be read.",
+        ]
     return lines
 
 
 def _share(stolen: Range | None, cpu: Range | None) -> str:
-    if not stolen or not cpu or not cpu[1]:
+    if not stolen or not cpu or not 0 < cpu[1] >= stolen[1]:
         return "taken from it by the hypervisor"
     percent = 100 * stolen[0] / cpu[1], 100 * stolen[1] / cpu[1]
     return f"taken from it by the hypervisor, {_text(percent, 1)} % of that"
 
 
-def _why(unknown: Error) -> str:
-    return str(unknown).replace(f" {MEANWHILE}", "")  # which is no source for this
-
-
 def _record(command: list[str], runs: list[CommandTimes], unknown: Error | None) -> dict[str, Any]:
     return {
         "command": command,
-        "runs": [{"status": one.status, **_run_record(one)} for one in runs],
+        "runs": [
+            {"status": one.status, **_run_record(one), "uncounted_ns": one.uncounted_ns}
+            for one in runs
+        ],
+        "alone": None if unknown else all(one.alone for one in runs),
         "median": {
             _key(name): None if value is None else _in_units(name, value)
             for name, value in _medians(runs).items()
@@ -192,7 +219,7 @@ def _record(command: list[str], runs: list[CommandTimes], unknown: Error | None)
             else None
             for name in ("wall", "idle")
         },
-        "unknown": _why(unknown) if unknown else None,
+        "unknown": str(unknown) if unknown else None,
     }
 
 

@@ -245,7 +245,7 @@ def _list(checks: list[Check], as_json: bool) -> None:
     for check in checks:
         fields = (check.id, check.level, check.severity, check.promise, check.clause, check.effect)
         table.add_row(*map(str, fields))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def _write_schema() -> None:

@@ -356,7 +356,7 @@ def _report(form: str) -> tuple[Report, Progress]:
         return RecordReport(), shown
     from guestpv.cli.reports.people import PeopleConsole, PeopleReport
 
-    console = PeopleConsole(highlight=False)
+    console = PeopleConsole(highlight=False, markup=False, emoji=False)
     return PeopleReport(console), progress(console) if console.is_terminal else seldom()
 
 

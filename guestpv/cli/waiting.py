@@ -148,7 +148,7 @@ class WholeTerminal:
         from rich.console import Console  # takes long to import, and few need it
         from rich.live import Live
 
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, markup=False, emoji=False)
         self._page = Live(console=self._console, screen=True, auto_refresh=False)
         self._entered = ExitStack()
 

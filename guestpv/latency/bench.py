@@ -12,7 +12,14 @@ import numpy as np
 import psutil
 from pytest_benchmark.stats import Stats
 
-from guestpv.latency.observation import GAP_NS, LONG_NS, LongGaps, Observations, observe
+from guestpv.latency.observation import (
+    GAP_NS,
+    LONG_NS,
+    LongGaps,
+    Observations,
+    Observed,
+    observe,
+)
 from guestpv.source.mapped import MappedReader
 from guestpv.source.procstat import Accounts, accounts
 
@@ -87,6 +94,8 @@ class Behaviours:
     vcpus: tuple[Behaviour, ...]
     left_out: dict[int, str]
     """The vCPUs of which nothing can be said, each with the reason."""
+    rounds: int = ROUNDS
+    """Fewer if it was interrupted: what is said is of these."""
 
 
 def costs(reader: MappedReader, cpu: int) -> dict[str, Cost]:
@@ -129,13 +138,19 @@ def behaviours(
 ) -> Behaviours:
     """Keep each of *cpus* busy for so long, and see what its count does.
 
-    *progress* is called a few times a second. Raises as `observe` does.
+    *progress* is called a few times a second. Raises as `observe` does; a KeyboardInterrupt ends
+    it with the rounds that are complete, if there are any.
     """
-    begin = _Instant.now(reader, cpus)
-    rounds = [
-        observe(reader, cpus, seconds / ROUNDS, progress, long_ns=GAP_NS) for _ in range(ROUNDS)
-    ]
-    end = _Instant.now(reader, cpus)
+    begin = end = _Instant.now(reader, cpus)
+    rounds: list[Observed] = []
+    try:
+        for _ in range(ROUNDS):
+            observed = observe(reader, cpus, seconds / ROUNDS, progress, long_ns=GAP_NS)
+            end = _Instant.now(reader, cpus)
+            rounds.append(observed)
+    except KeyboardInterrupt:
+        if not rounds:
+            raise
 
     left_out = {cpu: why for each in rounds for cpu, why in each.unwatched.items()}
     rows = np.concatenate([each.rows for each in rounds])
@@ -148,7 +163,7 @@ def behaviours(
         if cpu not in left_out:
             explained_percent = end.explained_percent(begin, at)
             vcpus.append(_behaviour(own, gaps[gaps["cpu"] == cpu], explained_percent))
-    return Behaviours(tuple(vcpus), dict(sorted(left_out.items())))
+    return Behaviours(tuple(vcpus), dict(sorted(left_out.items())), len(rounds))
 
 
 @dataclass(frozen=True, slots=True)

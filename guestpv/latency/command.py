@@ -5,28 +5,24 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from guestpv.errors import (
-    CommandError,
-    Error,
-    NoCommandError,
-    NoSourceError,
-    PermissionDeniedError,
-    StructureError,
-)
+from guestpv.errors import CommandError, Error, NoCommandError
 from guestpv.latency import cputime
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.counter import Counter, PerfCounter, counter_on_exec
 
-PASSED_ON = frozenset(
-    {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-)
+_ENDING = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP})
+PASSED_ON = _ENDING | {signal.SIGUSR1, signal.SIGUSR2}
 _OF_TERMINALS = (signal.SIGINT, signal.SIGQUIT)
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+_UNNOTICED_NS = 20_000_000
+_UNNOTICED = 0.02
+"""So much more CPU time than the events counted a kernel may have anyway: its clocks are two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +44,11 @@ class CommandTimes:
     the kernel does not count it (CONFIG_SCHED_INFO)."""
     idle: Bounds | None
     """The wall time on a host that takes nothing: `lost` says how it is known."""
+    uncounted_ns: int = 0
+    """CPU time in which the kernel lets nobody but root count what is stolen: that of programs that
+    are set-user-ID, as sudo is, or may not be read. As far as it was noticed."""
+    alone: bool = True
+    """Whether what is stolen was counted of the command alone, and not of all vCPUs together."""
 
     @property
     def slower_percent(self) -> tuple[float, float] | None:
@@ -86,35 +87,35 @@ def why_unknown() -> Error | None:
     """Why what is stolen from a command can't be known here, and what to do; None if it can."""
     try:
         open_counter().close()
-    except (NoSourceError, PermissionDeniedError, StructureError) as error:
+    except Error as error:
         return error
     return None
 
 
-def run(argv: list[str], counted: bool = True) -> CommandTimes:
+def run(argv: list[str], counted: bool = True, signals: "Signals | None" = None) -> CommandTimes:
     """Run a command to its end, and measure it; signals that are sent to this process reach it.
 
     Args:
         argv: its name, to be found in PATH, and arguments.
         counted: whether what is stolen is to be counted; if not, it is unknown.
+        signals: those of several runs, entered already.
 
     Raises:
         NoCommandError, CommandError: it could not be executed.
         Error: as `guestpv.counter` does, if it is to be counted and can't be.
     """
-    if not counted:
-        return _run(argv, None)
-    with open_counter() as counter:
-        return _run(argv, counter)
+    with ExitStack() as stack:
+        counter = stack.enter_context(open_counter()) if counted else None
+        return _run(argv, counter, signals or stack.enter_context(Signals()))
 
 
-def _run(argv: list[str], counter: Counter | None) -> CommandTimes:
+def _run(argv: list[str], counter: Counter | None, signals: "Signals") -> CommandTimes:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was ignored, nobody could be waited for
-    with _received() as received:
-        begin_ns = time.monotonic_ns()
-        pid = _spawn(argv)
-        _pass_on_until_ended(pid, received)
-        wall_ns = time.monotonic_ns() - begin_ns
+    begin_ns = time.monotonic_ns()
+    pid = _spawn(argv)
+    before_ns = _before_execve_ns(pid, counter) if isinstance(counter, PerfCounter) else 0
+    signals.pass_on_until_ended(pid)
+    wall_ns = time.monotonic_ns() - begin_ns
     first_ns, waited_ns = _schedstat(pid)
     _, status, usage = os.wait4(pid, 0)
     status = os.waitstatus_to_exitcode(status)
@@ -123,10 +124,19 @@ def _run(argv: list[str], counter: Counter | None) -> CommandTimes:
     cpu_ns = round((usage.ru_utime + usage.ru_stime) * 1e9)
     if counter is None:
         return CommandTimes(status, wall_ns, cpu_ns, None, None, waited_ns, None)
-    if isinstance(counter, PerfCounter):
-        cpu_ns, stolen = counter.read_with_cpu()
-        stolen = stolen.within(cpu_ns)
-        ran = stolen.taken_from(cpu_ns)
+    uncounted_ns = 0
+    if alone := isinstance(counter, PerfCounter):
+        counted_ns, stolen = counter.read_with_cpu()
+        stolen = stolen.within(counted_ns)
+        ran = stolen.taken_from(counted_ns)
+        cpu_ns -= before_ns
+        if cpu_ns > (1 + _UNNOTICED) * counted_ns + _UNNOTICED_NS:
+            uncounted_ns = cpu_ns - counted_ns
+            contained = cputime.contains_stolen()
+            most_ns = uncounted_ns if contained else max(vcpus * wall_ns - cpu_ns, 0)
+            stolen = stolen.plus(Bounds(0, most_ns))
+            ran = ran.plus(Bounds(uncounted_ns if contained is False else 0, uncounted_ns))
+        cpu_ns = counted_ns + uncounted_ns
     else:
         contained = cputime.contains_stolen()
         stolen = counter.read().within(cpu_ns if contained else vcpus * wall_ns)
@@ -135,31 +145,63 @@ def _run(argv: list[str], counter: Counter | None) -> CommandTimes:
             stolen.taken_from(cpu_ns).most_ns if contained else cpu_ns,
         )
     idle = lost(stolen, first_ns, cpu_ns, wall_ns, vcpus).taken_from(wall_ns)
-    return CommandTimes(status, wall_ns, cpu_ns, stolen, ran, waited_ns, idle)
+    return CommandTimes(status, wall_ns, cpu_ns, stolen, ran, waited_ns, idle, uncounted_ns, alone)
 
 
-@contextmanager
-def _received() -> Iterator[int]:
-    """A descriptor from which the numbers of signals come that are to be passed on.
+class Signals:
+    """Signals that are sent to this process while it is entered: they are the command's.
 
     By handlers, since blocking them is of no use: NumPy's threads have them unblocked.
     """
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    old_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    # What this was told to ignore, as by nohup, the command is to ignore, too.
-    old = {one: signal.getsignal(one) for one in PASSED_ON}
-    caught = [one for one, handler in old.items() if handler != signal.SIG_IGN]
-    try:
-        for one in caught:
-            signal.signal(one, lambda *_: None)
-        yield reading
-    finally:
-        for one in caught:
-            signal.signal(one, old[one])
-        signal.set_wakeup_fd(old_fd)
-        os.close(reading)
-        os.close(writing)
+
+    def __init__(self) -> None:
+        self.ending: int | None = None
+        """The first that asked for an end, be it the command's or not; None so far."""
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._reading = reading
+        for fd in reading, writing:
+            self._stack.callback(os.close, fd)
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        self._stack.callback(signal.set_wakeup_fd, before)
+        for one in PASSED_ON:
+            handler = signal.getsignal(one)
+            # What this was told to ignore, as by nohup, the command is to ignore, too.
+            if handler != signal.SIG_IGN:
+                self._stack.callback(signal.signal, one, handler)
+                signal.signal(one, lambda *_: None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def asked_to_end(self) -> bool:
+        """Whether a signal asked for that until now, even if a command took no notice of it."""
+        self._receive()
+        return self.ending is not None
+
+    def pass_on_until_ended(self, pid: int) -> None:
+        """Wait for the end of a child, which gets each of them that it has not got already."""
+        ended = os.pidfd_open(pid)
+        try:
+            while ended not in select.select([self._reading, ended], [], [])[0]:
+                for number in self._receive():
+                    if number not in _OF_TERMINALS or not _in_foreground():
+                        os.kill(pid, number)
+        finally:
+            os.close(ended)
+
+    def _receive(self) -> bytes:
+        try:
+            numbers = os.read(self._reading, 1024)
+        except BlockingIOError:
+            return b""
+        for number in numbers:
+            if self.ending is None and number in _ENDING:
+                self.ending = number
+        return numbers
 
 
 def _spawn(argv: list[str]) -> int:
@@ -174,15 +216,11 @@ def _spawn(argv: list[str]) -> int:
         raise CommandError(f"{argv[0]}: can't be executed", why) from None
 
 
-def _pass_on_until_ended(pid: int, received: int) -> None:
-    ended = os.pidfd_open(pid)
-    try:
-        while ended not in (ready := select.select([received, ended], [], [])[0]):
-            for number in os.read(received, 1024) if ready else b"":
-                if number not in _OF_TERMINALS or not _in_foreground():
-                    os.kill(pid, number)
-    finally:
-        os.close(ended)
+def _before_execve_ns(pid: int, counter: PerfCounter) -> int:
+    """What a child that has just begun had of vCPUs before its events counted."""
+    counted_ns, _ = counter.read_with_cpu()
+    ran_ns, _ = _schedstat(pid)
+    return max((ran_ns or 0) - counted_ns, 0)
 
 
 def _in_foreground() -> bool:

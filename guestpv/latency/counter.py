@@ -198,6 +198,7 @@ def counter(
             or cgroup.
         PermissionDeniedError: this user may not count that; says what to set.
         StructureError: no CPU has a count that means anything.
+        Error: the kernel has no perf events of this cgroup, or too many files are open.
     """
     if cgroup is not None:
         if pid or tree:

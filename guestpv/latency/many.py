@@ -30,9 +30,10 @@ class Many(ABC, Generic[One]):
         self.left_out = 0
         """How many more there were at the last read, and are not counted: beyond `most`, or not
         permitted."""
+        self.refused: Error | None = None
+        """Why some can't be counted: of the first of them."""
         self._counters: dict[One, Counter] = {}
         self._say = say
-        self._said = ""
         # The soft limit is low for those who use select(2), which nobody here does.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -88,9 +89,9 @@ class Many(ABC, Generic[One]):
         return False
 
     def _explain(self, error: Error) -> None:
-        if not self._said:
-            self._said = str(error)
-            self._say(self._said)
+        if not self.refused:
+            self.refused = error
+            self._say(str(error))
 
     def close(self) -> None:
         for each in self._counters.values():

@@ -13,6 +13,7 @@ from guestpv.page.abi import PerfEvent
 
 PMU = Path("/sys/bus/event_source/devices/guestpv")
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+CONTROLLERS = Path("/proc/cgroups")
 
 # nr, time_enabled, time_running, and a value of each event: perf_event_open(2), PERF_FORMAT_GROUP
 _GROUP = struct.Struct("@5Q")
@@ -55,7 +56,7 @@ class PerfGroup:
                 )
         except OSError as error:
             self.close()
-            raise _explain(error, of, cpu >= 0, cgroup) from error
+            raise _explain(error, of, pid == 0, cpu >= 0, cgroup) from error
 
     def read(self) -> tuple[int, Bounds]:
         """For how long it was counted (ns), and what was stolen meanwhile."""
@@ -73,11 +74,11 @@ class PerfGroup:
         self.close()
 
 
-def _explain(error: OSError, of: str, whole_cpu: bool, cgroup: bool) -> Error:
+def _explain(error: OSError, of: str, own: bool, whole_cpu: bool, cgroup: bool) -> Error:
     what = f"perf event guestpv/stolen/ of {of}: {os.strerror(error.errno or 0).lower()}"
     match error.errno:
         case errno.EACCES:
-            return _not_permitted(what, whole_cpu)
+            return _not_permitted(what, own, whole_cpu)
         case errno.EPERM | errno.ENOSYS:  # the kernel's own refusal is another, whoever asks
             return PermissionDeniedError(
                 what,
@@ -94,8 +95,14 @@ def _explain(error: OSError, of: str, whole_cpu: bool, cgroup: bool) -> Error:
             return NoSourceError(what, "It is no cgroup", "name a directory of cgroup v2")
         case errno.EINVAL if cgroup:
             return Error(what, "This kernel has no events of cgroups (CONFIG_CGROUP_PERF)")
+        case errno.ENOENT if cgroup and _is_of_cgroup_v1():
+            return Error(
+                what,
+                "Perf events are with cgroup v1 here, in a hierarchy of their own (/proc/cgroups)",
+                "name a directory of that, or mount cgroup v2 alone",
+            )
         case errno.ENOENT if cgroup:
-            return NoSourceError(
+            return Error(
                 what,
                 "Its parent gave it no controller, so not that of perf events either",
                 "write '+pids' to the parent's cgroup.subtree_control, or start it by systemd",
@@ -112,7 +119,16 @@ def _explain(error: OSError, of: str, whole_cpu: bool, cgroup: bool) -> Error:
             return Error(what, "The kernel refused it")
 
 
-def _not_permitted(what: str, whole_cpu: bool) -> Error:
+def _is_of_cgroup_v1() -> bool:
+    """Whether the kernel has the controller of perf events in a hierarchy of v1, where v2 has 0."""
+    try:
+        lines = CONTROLLERS.read_text().splitlines()
+    except OSError:
+        return False
+    return any(name == "perf_event" and number != "0" for name, number, *_ in map(str.split, lines))
+
+
+def _not_permitted(what: str, own: bool, whole_cpu: bool) -> Error:
     try:
         level = int(PARANOID.read_text())
     except (OSError, ValueError):
@@ -128,6 +144,10 @@ def _not_permitted(what: str, whole_cpu: bool) -> Error:
             what,
             "Events of whole CPUs and of cgroups are for those who may see what all do",
             "be root, or have CAP_PERFMON",
+        )
+    if own:
+        return PermissionDeniedError(
+            what, "A security module, as SELinux, forbids it", "allow this user perf events there"
         )
     return PermissionDeniedError(
         what,

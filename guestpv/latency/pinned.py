@@ -55,7 +55,11 @@ def run_pinned(
                 unwatched[cpu] = "it went offline, or this process may no longer run on it"
                 return
             running.add(cpu)
-            work(cpu, int(1e9 * max(0.0, until - time.monotonic())))
+            left_ns = int(1e9 * (until - time.monotonic()))
+            if left_ns > 0:
+                work(cpu, left_ns)
+            else:
+                unwatched[cpu] = "no thread came to run on it before the time was over"
         except BaseException as error:
             errors.append(error)
             stop[0] = 1

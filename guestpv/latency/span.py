@@ -116,19 +116,29 @@ class Span:
     preemptions: int
     migrations: int | None
 
+    def __init__(self) -> None:
+        self._begin: _Reading | None = None
+
     def __enter__(self) -> Self:
+        if self._begin:
+            raise Error(
+                "guestpv.span(): begun twice",
+                "It measures one block at a time",
+                "make one for each block",
+            )
         self._thread = _this_thread()
         self._begin = self._read_first()
         return self
 
     def __exit__(self, *_: object) -> None:
+        assert self._begin, "ended, and never begun"
         if threading.get_native_id() != self._thread.id:
             raise Error(
                 "guestpv.span(): ended by another thread or process than began it",
                 "It measures one thread",
                 "begin and end it in the same one, and not across fork",
             )
-        begin, end = self._begin, self._read_last()
+        begin, end, self._begin = self._begin, self._read_last(), None
         self.wall_ns = end.wall_ns - begin.wall_ns
         self.cpu_ns = end.cpu_ns - begin.cpu_ns
         self.switches = end.switches - begin.switches

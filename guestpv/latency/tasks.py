@@ -16,9 +16,10 @@ class Tasks(Many[int]):
     most = 4096
 
     def name(self, tid: int) -> str:
-        """What it calls itself; empty if it has ended."""
+        """What it calls itself, which may be any bytes; empty if it has ended."""
         try:
-            return Path(f"/proc/{tid}/comm").read_text().rstrip("\n")
+            comm = Path(f"/proc/{tid}/comm").read_bytes()
+            return comm.removesuffix(b"\n").decode(errors="backslashreplace")
         except OSError:
             return ""
 

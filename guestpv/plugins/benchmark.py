@@ -7,6 +7,7 @@ one: so the last calls are the rounds.
 
 import threading
 import time
+from argparse import ArgumentTypeError
 from array import array
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -41,11 +42,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--guestpv-max",
-        type=float,
+        type=_percent_from,
         default=1.0,
         metavar="PERCENT",
         help="A round is disturbed if more than that of it was stolen. Default: %(default)s",
     )
+
+
+def _percent_from(text: str) -> float:
+    percent = float(text)
+    if 0 <= percent <= 100:  # which NaN is not
+        return percent
+    raise ArgumentTypeError(f"{text} is no percentage")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -289,7 +297,8 @@ class _Session:
                 *map(str, cells),
                 row.note,
             )
-        console = Console(highlight=False, width=None if terminalreporter.isatty else 140)
+        width = None if terminalreporter.isatty else 140
+        console = Console(highlight=False, markup=False, emoji=False, width=width)
         with console.capture() as said:
             console.print(table)
         terminalreporter.section(f"guestpv: stolen time, {self._mode}", sep="-")

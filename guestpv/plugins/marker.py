@@ -56,13 +56,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reruns_failures = config.pluginmanager.hasplugin("rerunfailures")
     for item in items:
         if marker := item.get_closest_marker(_NAME):
-            max_percent, reruns = _options(*marker.args, **marker.kwargs)
+            max_percent, reruns = _options(item, marker)
             item.stash[_ATTEMPT] = attempt = _Attempt(max_percent)
             if reruns_failures and reruns and _reruns(item) is None:
                 item.add_marker(pytest.mark.flaky(reruns=reruns, condition=attempt))
 
 
-def _options(max_percent: float = _MAX_PERCENT, *, reruns: int = _RERUNS) -> tuple[float, int]:
+def _options(item: pytest.Item, marker: pytest.Mark) -> tuple[float, int]:
+    try:
+        max_percent, reruns = _defaults(*marker.args, **marker.kwargs)
+        if 0 <= max_percent <= 100 and reruns in range(1000):
+            return max_percent, reruns
+        why = f"{max_percent} is no percentage, or {reruns!r} no number of reruns"
+    except TypeError as error:
+        why = str(error)
+    raise pytest.UsageError(f"{item.nodeid}: marker {_NAME}: {why}")
+
+
+def _defaults(max_percent: float = _MAX_PERCENT, *, reruns: int = _RERUNS) -> tuple[float, int]:
     return max_percent, reruns
 
 

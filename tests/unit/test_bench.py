@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +46,42 @@ def test_all_that_is_stolen_is_in_it(machine):
     mean = sum(vcpu.round_percent) / ROUNDS
     assert mean == pytest.approx(100 * vcpu.stolen_ns / vcpu.wall_ns, rel=0.1)
     assert 0.3e9 * ROUNDS < vcpu.wall_ns < 0.6e9 * ROUNDS
+
+
+def test_who_interrupts_it_gets_what_there_is(machine):
+    until = time.monotonic() + 1.3
+
+    def interrupt():
+        if time.monotonic() > until:
+            raise KeyboardInterrupt
+
+    seen = bench(machine, interrupt)
+    (vcpu,) = seen.vcpus
+    assert 0 < seen.rounds == len(vcpu.round_percent) < ROUNDS
+    assert vcpu.wall_ns < 0.6e9 * seen.rounds
+    until = 0
+    with pytest.raises(KeyboardInterrupt):  # in the first round there is nothing yet
+        bench(machine, interrupt)
+
+
+def test_ctrl_c_is_a_result_that_says_so(machine):
+    options = ["bench", "--source", machine.path, "--seconds", "5", "--cpu", str(CPU), "--json"]
+    command = [sys.executable, "-m", "guestpv", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        while CPU not in watching(running.pid):
+            time.sleep(0.05)
+        time.sleep(2.5)
+        running.send_signal(signal.SIGINT)
+        record, said = running.communicate()
+    assert (running.returncode, said) == (130, b"")
+    assert json.loads(record)["finished"] is False
+    assert [vcpu["cpu"] for vcpu in json.loads(record)["cpus"]] == [CPU]
+
+
+def watching(pid):
+    """The CPUs to which threads of a process are pinned."""
+    pinned = [os.sched_getaffinity(int(tid)) for tid in os.listdir(f"/proc/{pid}/task")]
+    return {min(cpus) for cpus in pinned if len(cpus) == 1}
 
 
 def test_a_count_that_stands_still(machine):
@@ -120,7 +157,23 @@ def test_two_results_side_by_side(guestpv, machine, tmp_path):
     assert line.split()[-1].startswith("0.00")
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "\0", '{"schema": "guestpv.read/1"}'])
+NO_RESULTS = [
+    *("", "{}", "[]", "\0", '{"schema": "guestpv.read/1"}', "[" * 200_000),
+    *(
+        f'{{"schema": "guestpv.bench/1", {rest}}}'
+        for rest in (
+            '"cpus": []',
+            '"cpus": 3, "costs": {}',
+            '"cpus": [], "costs": []',
+            '"cpus": [{"cpu": 0}], "costs": {}',
+            '"cpus": [], "costs": {"read(cpu)": {"median_ns": 0}}',
+            '"cpus": [{"cpu": 0, "stolen_ns": 0, "wall_ns": 0}], "costs": {}',
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("content", NO_RESULTS, ids=range(len(NO_RESULTS)))
 def test_what_is_no_result_is_not_compared(guestpv, machine, tmp_path, content):
     (tmp_path / "before").write_text(content)
     done = guestpv("bench", "--source", machine.path, "--compare", tmp_path / "before")

@@ -4,6 +4,7 @@
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -385,6 +386,21 @@ def test_without_the_usual_files(machine, closed, command):
     shell = f"{sys.executable} -m guestpv {command} --source {machine.path} {closed}"
     done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_is_no_traceback_while_it_is_imported(tmp_path):
+    (tmp_path / "typer.py").write_text("import time\nprint(flush=True)\ntime.sleep(60)\n")
+    path = f"{tmp_path}:{Path(package.__file__).parents[1]}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "guestpv", "read"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": path},
+    ) as starting:
+        starting.stdout.readline()
+        starting.send_signal(signal.SIGINT)
+        assert starting.stderr.read() == b""
+    assert starting.returncode == -signal.SIGINT
 
 
 def test_unexpected_error_has_no_traceback_unless_it_is_wanted(machine):

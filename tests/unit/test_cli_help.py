@@ -4,13 +4,14 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from guestpv.cli import completion
+from guestpv.cli import _HOMES, completion
 from guestpv.cli.exitcodes import MEANINGS
 from guestpv.cpulist import CpuList
 
@@ -42,6 +43,18 @@ def test_exit_codes_are_a_table_that_does_not_break_apart():
     ]
     assert len({line.index(line.split(maxsplit=1)[1]) for line in table}) == 1
     assert all(len(line) <= 80 for line in shown)
+
+
+@pytest.mark.parametrize("command", _HOMES)
+def test_lines_are_as_long_as_the_terminal_has_it(command):
+    """Each could not hold the next one's first word, but for a paragraph's last."""
+    shown = guestpv(command, "--help", COLUMNS="80")
+    assert all(len(line) <= 80 for line in shown)
+    end = next(at for at, line in enumerate(shown) if line.startswith("╭"))
+    text = [line.strip() for line in shown[:end]]
+    for line, following in pairwise(text):
+        if line and following:
+            assert len(f" {line} {following.split()[0]} ") > 80
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_no_such_thread():
 
 LEVELS = {
     "3": "kernel.perf_event_paranoid is 3.*sudo sysctl kernel.perf_event_paranoid=2",
-    "2": "another user's.*CAP_PERFMON",
+    "2": "security module",
     "": "kernel forbids it",
 }
 
@@ -115,6 +115,18 @@ def test_who_may_not_is_told_what_to_set(level, monkeypatch, tmp_path):
     with pytest.raises(PermissionDeniedError, match=LEVELS[level]):
         counter()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_of_others_it_is_said_that_they_are(monkeypatch, tmp_path):
+    (tmp_path / "paranoid").write_text("2")
+    monkeypatch.setattr(perf, "PARANOID", tmp_path / "paranoid")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(perf, "perf_event_open", refuse)
+    with pytest.raises(PermissionDeniedError, match=r"another user's.*CAP_PERFMON"):
+        counter(1)
 
 
 @pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS])
@@ -255,6 +267,26 @@ def test_a_cpu_that_went_and_came_back_between_two_reads_is_noticed(cgroups):
         bounds = counted.read()
         assert counted._groups[0] is not old
     assert bounds.most_ns > bounds.least_ns
+
+
+V1 = "#subsys_name\thierarchy\tnum_cgroups\tenabled\nperf_event\t{}\t5\t1\n"
+
+
+@pytest.mark.parametrize(("number", "why"), [("0", "no controller"), ("7", "with cgroup v1 here")])
+def test_a_cgroup_that_has_no_events_is_not_taken_for_gone(
+    cgroups, number, why, monkeypatch, tmp_path
+):
+    (tmp_path / "controllers").write_text(V1.format(number))
+    monkeypatch.setattr(perf, "CONTROLLERS", tmp_path / "controllers")
+    group = cgroups("without")
+
+    def refuse(*_):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(perf, "perf_event_open", refuse)
+    with pytest.raises(Error, match=why) as raised:
+        counter(cgroup=group)
+    assert not isinstance(raised.value, NoSourceError)
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/etc/passwd", "a\0b", "/proc"])

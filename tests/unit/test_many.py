@@ -3,6 +3,8 @@
 
 import json
 import os
+import platform
+import pty
 import signal
 import subprocess
 import sys
@@ -231,6 +233,45 @@ def test_the_worst_comes_first(pmu):
     assert any(line.endswith(f" {spinning.pid} sh") for line in lines)
 
 
+NAMED = """
+import sys, time
+from pathlib import Path
+Path("/proc/self/comm").write_bytes(bytes.fromhex(sys.argv[1]))
+print(flush=True)
+while True:
+    pass
+"""
+NAMES = {
+    b"\xffab": r"\xffab",
+    b"[/x] :bug:": "[/x] :bug:",
+    b"a\x1b[31m\nb": r"a\x1b[31m\nb",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_a_thread_may_call_itself_anything(pmu, name, on_terminal):
+    command = [sys.executable, "-c", NAMED, name.hex()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as named:
+        named.stdout.readline()
+        command = [sys.executable, "-c", WATCH, pmu, "watch", "--tasks", "--interval", "0.5"]
+        environment = {**os.environ, "COLUMNS": "100", "LINES": "500", "TERM": "xterm"}
+        reading, writing = pty.openpty() if on_terminal else os.pipe()
+        with subprocess.Popen(
+            [*command, "--count", "1"], stdout=writing, stderr=subprocess.PIPE, env=environment
+        ) as watching:
+            os.close(writing)
+            printed = b""
+            with suppress(OSError):  # as a terminal says that nobody writes to it any more
+                while said := os.read(reading, 65536):
+                    printed += said
+            os.close(reading)
+            assert watching.stderr.read() == b""
+        named.kill()
+    assert watching.returncode == 0
+    assert f"{named.pid} {NAMES[name]}".encode() in printed
+
+
 def test_cgroups_are_watched_by_their_paths(cgroups, pmu):
     group = cgroups("watched")
     done = watch(pmu, "--cgroup", pattern_of(group), "--json", "--count", "1", "--interval", "0.1")
@@ -256,8 +297,28 @@ def test_descriptors_are_left_to_others(cgroups, pmu):
 @pytest.mark.parametrize("options", [["--tasks"], ["--cgroup", "*"]])
 def test_nobody_is_watched_without_the_module(tmp_path, options):
     done = watch(tmp_path / "none", *options)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "sudo guestpv load" in done.stderr
+    here = platform.machine() == "aarch64"
+    assert (done.returncode, done.stdout) == (3 if here else 10, "")
+    assert ("sudo guestpv load" if here else "use an arm64 guest") in done.stderr
+
+
+REFUSED = f"""
+import guestpv.latency.perf
+
+def refuse(*_):
+    raise PermissionError(13, "Permission denied")
+
+guestpv.latency.perf.perf_event_open = refuse
+{WATCH}"""
+
+
+@pytest.mark.parametrize("options", [["--tasks"], ["--cgroup", "*"]])
+def test_who_may_watch_nobody_is_told_so(cgroups, pmu, options):
+    cgroups("there")
+    command = [sys.executable, "-c", REFUSED, pmu, "watch", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.count("permission denied") == 1
 
 
 @pytest.mark.parametrize(

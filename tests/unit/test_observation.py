@@ -266,6 +266,14 @@ def test_a_cpu_that_is_not_there_is_left_out_and_said(machine_of):
     assert "offline" in seen.unwatched[absent]
 
 
+def test_a_cpu_on_which_no_thread_ran_in_time_is_left_out_and_said(machine):
+    """What is seen in no time at all is no figure."""
+    with MappedReader(machine.path) as reader:
+        seen = observe(reader, [CPU], 0.0)
+    assert len(seen.rows) == 0
+    assert "before the time was over" in seen.unwatched[CPU]
+
+
 def test_a_step_that_is_too_short_to_leave_the_vcpu_in(seen):
     """Whoever writes then is nobody that had the CPU."""
 

@@ -282,6 +282,21 @@ def test_what_is_stolen_at_the_border_of_a_round_is_on_one_side_of_it(
     assert told.stolen_ns == (20 * MS if ends == "end" else 0)
 
 
+def test_the_table_has_names_as_they_are(run):
+    done = run(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("what", ["/x", "red", ":bug:"])
+        def test_it(benchmark, what):
+            benchmark.pedantic(sum, args=[()], rounds=3)
+        """
+    )
+    done.assert_outcomes(passed=3)
+    table = done.stdout.str().partition("guestpv: stolen time")[2]
+    assert all(f"\ntest_it[{what}] " in table for what in ("/x", "red", ":bug:"))
+
+
 def test_off_is_off(bench):
     printed, saved = bench(TAKEN, "--guestpv=off")
     assert "guestpv" not in saved["extra_info"]
@@ -382,10 +397,30 @@ def test_without_pv_time_no_test_is_excused(run, monkeypatch):
     assert "no test is excused" in line
 
 
-def test_a_marker_that_makes_no_sense_is_an_error(run):
-    done = run(PASSES_DISTURBED.replace("max_percent=1", "percent=10"))
-    assert done.ret != 0
-    assert "unexpected keyword argument 'percent'" in done.stdout.str() + done.stderr.str()
+NONSENSE = {
+    "percent=10": "unexpected keyword argument 'percent'",
+    "max_percent='1'": "not supported between instances",
+    "max_percent=float('nan')": "nan is no percentage",
+    "max_percent=-1": "-1 is no percentage",
+    "reruns='2'": "'2' no number of reruns",
+    "reruns=-1": "-1 no number of reruns",
+}
+
+
+@pytest.mark.parametrize("options", NONSENSE)
+def test_a_marker_that_makes_no_sense_is_an_error(run, options):
+    done = run(PASSES_DISTURBED.replace("max_percent=1", options))
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    said = done.stdout.str() + done.stderr.str()
+    assert NONSENSE[options] in said
+    assert "test_it: marker stolen: " in said
+    assert "INTERNALERROR" not in said
+
+
+@pytest.mark.parametrize("limit", ["nan", "-1", "101", "much"])
+def test_a_limit_that_makes_no_sense_is_an_error(run, limit):
+    done = run("def test_it(): pass", f"--guestpv-max={limit}")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
 
 
 # In processes of their own.

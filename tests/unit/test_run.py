@@ -3,7 +3,9 @@
 
 import json
 import os
+import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestpv import Bounds, NoSourceError, PermissionDeniedError
-from guestpv.cli.run import _spread
+from guestpv import Bounds, NoSourceError, PermissionDeniedError, UnsupportedError
+from guestpv.cli.run import _lines, _spread
 from guestpv.latency import command as module
 from guestpv.latency.command import CommandTimes, lost
 from guestpv.latency.counter import Counter
@@ -45,6 +47,12 @@ def test_a_command_that_can_not_be_executed_is_an_error(name, code):
     assert done.returncode == code
     assert done.stderr.startswith(f"guestpv: {name}: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_option_that_there_is_not_is_no_command():
+    done = status("true", options=["--repat", "3"])
+    assert done.returncode == 2
+    assert "No such option: --repat" in done.stderr
 
 
 def test_input_output_and_options_are_the_commands():
@@ -98,9 +106,76 @@ def test_repeats_end_with_the_first_that_fails(tmp_path):
     assert said["command"] == ["sh", "-c", script]
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_who_ends_a_series_gets_what_there_is(sent, tmp_path):
+    """Also if the command ends well when it is asked to."""
+    script = f"trap 'exit 0' {sent.value}; echo ready; while :; do sleep 0.05; done"
+    report = tmp_path / "report"
+    options = ["--repeat", "5", "--json", "--output", str(report)]
+    command = [*RUN, *options, "--", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as p:
+        assert p.stdout.readline() == "ready\n"
+        p.send_signal(sent)
+        assert p.stdout.read() == ""
+    assert p.returncode == -sent
+    assert [one["status"] for one in json.loads(report.read_text())["runs"]] == [0]
+
+
+def test_a_signal_between_two_runs_is_not_lost():
+    with module.Signals() as signals:
+        assert module.run(["true"], counted=False, signals=signals).status == 0
+        assert not signals.asked_to_end()
+        signal.raise_signal(signal.SIGINT)
+        assert signals.asked_to_end()
+    assert signals.ending == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_name_of_any_bytes_is_reported(tmp_path):
+    for options in [], ["--json"]:
+        report = tmp_path / "report"
+        done = status("true", b"\xff", options=["--output", str(report), *options])
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "udcff" in report.read_text()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("contained", [True, False, None])
+def test_what_a_user_may_not_count_is_not_called_0(pmu, monkeypatch, contained):
+    """Of a program that may not be read, as of one that is set-user-ID, events end at execve(2)."""
+    monkeypatch.setattr(module.cputime, "contains_stolen", lambda: contained)
+    shell = shutil.copy("/bin/sh", pmu.parent / "sh")
+    for directory in [pmu, *pmu.parents][:-2]:
+        directory.chmod(0o755)
+    os.chmod(shell, 0o711)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        said = None
+        try:
+            os.setresuid(65534, 65534, 65534)
+            script = "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done"
+            times = module.run([shell, "-c", script])
+            said = (times.cpu_ns, times.uncounted_ns, times.stolen.least_ns, times.stolen.most_ns)
+            said += (times.ran.least_ns, times.ran.most_ns)
+        finally:
+            os.write(writing, json.dumps(said).encode())
+            os._exit(0)
+    os.waitpid(pid, 0)
+    cpu_ns, uncounted_ns, stolen_least, stolen_most, ran_least, ran_most = json.loads(
+        os.read(reading, 1000)
+    )
+    assert 50 * MS < uncounted_ns <= cpu_ns
+    assert stolen_most - stolen_least >= uncounted_ns or contained is False
+    assert ran_most >= uncounted_ns
+    assert (ran_least >= uncounted_ns) == (contained is False)
+
+
 def test_of_a_tree_all_is_counted_and_nothing_of_this_process(pmu):
     script = shlex.join([sys.executable, "-c", SPIN.format(0.1)])
     times = module.run(["sh", "-c", f"{script} & {script}; wait"])
+    assert times.alone
     assert times.cpu_ns >= 200 * MS
     assert times.stolen.least_ns >= 200 * MS
     again = module.run(["true"])  # and nothing of the run before
@@ -137,6 +212,10 @@ def test_the_counts_of_all_cpus_are_bounds(monkeypatch, contained):
     monkeypatch.setattr(module, "open_counter", Cpus)
     monkeypatch.setattr(module.cputime, "contains_stolen", lambda: contained)
     times = module.run([sys.executable, "-c", SPIN.format(0.1)])
+    assert not times.alone
+    said = "\n".join(_lines(["spin"], [times], None))
+    assert "at most what all vCPUs lost" in said
+    assert "as the kernel counts it" in said
     assert times.stolen == Bounds(0, 30 * MS)
     low = times.cpu_ns - (0 if contained is False else 30 * MS)
     assert times.ran == Bounds(low, times.cpu_ns)
@@ -146,8 +225,10 @@ def test_the_counts_of_all_cpus_are_bounds(monkeypatch, contained):
 def test_a_limit_needs_something_that_is_known():
     if isinstance(module.why_unknown(), NoSourceError):
         done = status("touch", "/nonexistent/x", options=["--fail-above", "5"])
-        assert done.returncode == NoSourceError.exit_code
+        missing = NoSourceError if platform.machine() == "aarch64" else UnsupportedError
+        assert done.returncode == missing.exit_code
         assert "touch" not in done.stderr
+        assert "procfs" not in done.stderr  # which is no source for it
 
 
 def test_one_thread_is_exact_and_several_lie_between():
@@ -170,6 +251,11 @@ def test_what_was_lost_lies_within_its_bounds(threads):
     cpu = sum(map(sum, ran_stolen))
     bounds = lost(Bounds(stolen, stolen), sum(ran_stolen[0]), cpu, wall, len(threads))
     assert bounds.least_ns <= wall - idle <= bounds.most_ns
+
+
+def test_what_has_no_upper_bound_is_so_much_or_more():
+    times = CommandTimes(0, 50, 50, Bounds(0, 50), Bounds(0, 50), 0, Bounds(0, 50))
+    assert "slower     0.0 % or more" in "\n".join(_lines(["x"], [times], None))
 
 
 def test_slower_is_against_the_idle_host():

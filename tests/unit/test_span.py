@@ -98,6 +98,19 @@ def test_spans_can_be_nested():
     assert inner.stolen.least_ns <= outer.stolen.least_ns
 
 
+def test_a_span_is_of_one_block_at_a_time():
+    again = guestpv.span()
+    with again:
+        spin(0.02)
+        with pytest.raises(guestpv.Error, match="begun twice"), again:
+            pass
+    outer_ns = again.cpu_ns
+    assert outer_ns >= 20 * MS
+    with again:  # but may be used again
+        pass
+    assert again.cpu_ns < outer_ns
+
+
 def test_a_span_ends_where_it_began():
     s = guestpv.span()
     s.__enter__()
