@@ -272,6 +272,7 @@ def test_tls_and_passwords(serve, machine, secured):
             served.get(context=context, **headers)
         said.add((refused.value.code, refused.value.read()))
     assert said == {(401, b"Unauthorized\n")}, "which of them was wrong is not said"
+    assert served.log().count("\n") == 1, "what clients do is no news"
 
 
 def test_a_certificate_is_replaced_while_it_runs(serve, machine, secured, tmp_path):
