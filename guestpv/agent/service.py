@@ -4,11 +4,11 @@
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
 import guestpv
+from guestpv.agent.wholefile import write_whole
 from guestpv.errors import Error, ModuleError, PermissionDeniedError, UnsupportedError
 
 UNIT = "guestpv-exporter.service"
@@ -126,15 +126,10 @@ def _check_own(path: Path) -> None:
 
 
 def _write(path: Path, content: str) -> None:
-    new = path.with_name(f"{path.name}.new")
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        new.write_text(content)
-        new.chmod(0o644)
-        new.replace(path)
+        write_whole(path, content.encode())
     except OSError as error:
-        with suppress(OSError):
-            new.unlink()
         raise _failed(path, error) from error
 
 

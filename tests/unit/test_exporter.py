@@ -438,6 +438,27 @@ def test_a_textfile_that_can_not_be_written_stays_what_it_was(tmp_path):
         assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"the old one\n"]
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link", "file"])
+def test_what_has_the_name_of_a_textfile_in_the_making(tmp_path, kind):
+    """An exporter that runs as root in a directory of another user neither waits nor follows."""
+    directory, victim, new = (tmp_path / name for name in ("dir", "victim", "dir/guestpv.prom.new"))
+    directory.mkdir()
+    victim.write_text("mine")
+    match kind:
+        case "pipe":
+            os.mkfifo(new)
+        case "link":
+            new.symlink_to(victim)
+        case "file":
+            new.write_text("of an exporter that was killed")
+    with Textfile(directory) as textfile:
+        textfile.write(b"metrics")
+        assert {path: path.read_bytes() for path in directory.iterdir()} == {
+            directory / "guestpv.prom": b"metrics"
+        }
+    assert victim.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [

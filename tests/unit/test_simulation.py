@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -368,6 +369,19 @@ def test_bad_input_in_plain_words(tmp_path, guestpv, arguments, code, said):
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_for_which_there_is_no_room_leaves_nothing(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # as of a file system that is full
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*page.*'"):
+            SimulatedMachine(tmp_path / "page", 64, seed=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
     assert not list(tmp_path.iterdir())
 
 
