@@ -9,7 +9,13 @@ from pathlib import Path
 
 import guestpv
 from guestpv.agent.wholefile import write_whole
-from guestpv.errors import Error, ModuleError, PermissionDeniedError, UnsupportedError
+from guestpv.errors import (
+    Error,
+    ModuleError,
+    NoSourceError,
+    PermissionDeniedError,
+    UnsupportedError,
+)
 
 UNIT = "guestpv-exporter.service"
 FILES = {
@@ -33,6 +39,8 @@ def install(arguments: Sequence[str], root: Path | None, say: Say) -> None:
     """
     if root is None:
         _check_that_it_runs_here()
+    elif not root.is_dir():
+        raise NoSourceError("The service was not installed", f"{root} is no directory")
     command = " ".join(
         map(_quoted, [sys.executable, "-P", "-m", "guestpv", "exporter", *arguments])
     )
@@ -61,6 +69,9 @@ def uninstall(root: Path | None, say: Say) -> None:
     """Undo install(). The group stays: files may be its own. What is not there is no error."""
     for path in _paths(root):
         _check_own(path)
+    if not any(path.exists() for path in _paths(root)):
+        say("nothing is installed")
+        return
     at = [] if root is None else [f"--root={root}"]
     if _paths(root)[0].exists():
         now = ["--now"] if root is None else []
