@@ -185,6 +185,17 @@ def test_a_revision_that_is_not_known(simulate):
     assert reader.entries["revision"].tolist() == [0, 0]
 
 
+def test_a_structure_that_is_asked_for_again_has_the_revision_that_is_known(simulate):
+    """As KVM writes it anew when the CPU comes online."""
+    script = event(1, "revision", revision=3, cpus="0") + event(3, "offline", cpus="0")
+    machine, reader = simulate(script + event(4, "online", cpus="0"), percent=10)
+    machine.advance(3.5)
+    assert reader.structure(0)["revision"] == 3
+    machine.advance(2)
+    assert reader.snapshot()["valid"].all()
+    assert reader.structure(0)["revision"] == reader.entries["revision"][0] == 0
+
+
 def test_frozen_and_migrated_counts_stand_still_and_go_on(simulate):
     script = event(1, "freeze", seconds=1) + event(3, "migrate", seconds=0.5)
     machine, reader = simulate(script, percent=100)
