@@ -271,7 +271,7 @@ def test_one_simulation_in_a_file(simulate):
 
 
 def test_a_script_for_more_cpus_than_there_are_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(NoSuchCpuError):
+    with pytest.raises(NoSuchCpuError, match="The list 2 goes beyond"):
         SimulatedMachine(tmp_path / "page", 2, seed=0, script=parse(event(1, "online", cpus="2")))
     assert not list(tmp_path.iterdir())
 
