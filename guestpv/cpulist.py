@@ -42,7 +42,7 @@ class CpuList:
         known = set(cpus)
         for cpu in (cpu for listed in self.ranges for cpu in (listed[0], listed[-1])):
             if cpu not in known:
-                why = f"--cpu {self.text} goes beyond the CPUs that there are"
+                why = f"The list {self.text} goes beyond the CPUs that there are"
                 raise NoSuchCpuError(f"cpu{cpu}: no such CPU", why, f"use {listed(cpus)}")
         return tuple(cpu for cpu in cpus if any(cpu in listed for listed in self.ranges))
 

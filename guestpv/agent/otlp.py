@@ -14,6 +14,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterable
+from threading import Event, Thread
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics.export import (
@@ -38,6 +39,9 @@ _CONVENTIONS = {"guestpv_stolen_seconds": ("system.cpu.time", {"cpu.mode": "stea
 """Families for whose contents there is a convention: its name, and its attributes."""
 
 
+_LONGEST_S = 60.0
+
+
 class Otlp:
     """Sends to one endpoint. For one thread at a time."""
 
@@ -51,9 +55,14 @@ class Otlp:
         self._resource = _resource()
         self._scope = InstrumentationScope("guestpv", own_version())
         self._began_ns = time.time_ns()
+        self._sending: Thread | None = None
+        self._over = Event()
 
     def send(self, families: Iterable[Family]) -> None:
-        """Raises Error if the other side does not take them."""
+        """Raises Error if the other side does not take them, or not in time."""
+        what = f"{self._endpoint}: no metrics sent"
+        if self._sending and self._sending.is_alive():
+            raise Error(what, "Those before have not been answered yet")
         now_ns = time.time_ns()
         metrics = [
             _metric(family, self._began_ns, now_ns)
@@ -62,15 +71,35 @@ class Otlp:
         ]
         scope = ScopeMetrics(self._scope, metrics, schema_url="")
         self._trouble.first = ""
-        sent = self._exporter.export(
-            MetricsData([ResourceMetrics(self._resource, [scope], schema_url="")])
-        )
-        if sent is not MetricExportResult.SUCCESS:
-            raise Error(f"{self._endpoint}: no metrics sent", self._trouble.first)
+        data = MetricsData([ResourceMetrics(self._resource, [scope], schema_url="")])
+        sent: list[MetricExportResult | Exception] = []
+
+        def export() -> None:
+            try:
+                sent.append(self._exporter.export(data))
+            except Exception as error:
+                sent.append(error)
+            self._over.set()
+
+        # The SDK's time limit begins anew with each byte of an answer. And a process does not wait
+        # for a daemon to end.
+        self._over.clear()
+        self._sending = Thread(target=export, name="otlp", daemon=True)
+        self._sending.start()
+        self._over.wait(_LONGEST_S)
+        match sent:
+            case [MetricExportResult.SUCCESS]:
+                return
+            case [Exception() as error]:
+                raise error
+            case [_]:
+                raise Error(what, self._trouble.first)
+        raise Error(what, f"They have not been answered in {_LONGEST_S:g} s")
 
     def close(self) -> None:
         """Waits for nothing more."""
         self._exporter.shutdown()
+        self._over.set()
 
 
 class _Trouble(logging.Handler):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
+from guestpv.agent.wholefile import write_whole
 from guestpv.errors import Error, PermissionDeniedError
 
 RULES, DASHBOARD, CONSOLE = "guestpv.rules.yml", "guestpv-dashboard.json", "guestpv.html"
@@ -30,18 +31,20 @@ def write_rules(directory: Path, say: Callable[[str], None]) -> None:
     """Write them into *directory*. What was changed there is not written over: Error is raised, and
     nothing is written."""
     contents = {directory / name: content(name).encode() for name in FILES}
+    path = directory
     try:
         for path, new in contents.items():
-            if path.exists() and path.read_bytes() != new:
+            if path.exists() and not (path.is_file() and path.read_bytes() == new):
                 raise Error(
                     f"{path}: left as it is",
                     "It is another, or was changed",
                     "move it away, or have them written to another directory",
                 )
         for path, new in contents.items():
-            path.write_bytes(new)
+            write_whole(path, new)
             say(f"{path}: written")
     except OSError as error:
         kind = PermissionDeniedError if isinstance(error, PermissionError) else Error
         why = error.strerror or str(error)
-        raise kind(f"{error.filename}: not written", why, "name a directory of yours") from error
+        fix = "name a directory that is there, and yours"
+        raise kind(f"{path}: not written", why, fix) from error

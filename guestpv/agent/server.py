@@ -15,6 +15,7 @@ import socket
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.web import BaseRequest, Response
@@ -122,7 +123,8 @@ class MetricsServer:
             pass
         finally:  # without a transport, the loop has closed what it was given
             if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
+                with suppress(AttributeError):  # of TLS that was closed twice, which ends by itself
+                    transport.abort()
 
     async def _handle(self, request: BaseRequest) -> Response:
         config = self._web_config.get()

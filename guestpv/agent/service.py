@@ -4,12 +4,18 @@
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
 import guestpv
-from guestpv.errors import Error, ModuleError, PermissionDeniedError, UnsupportedError
+from guestpv.agent.wholefile import write_whole
+from guestpv.errors import (
+    Error,
+    ModuleError,
+    NoSourceError,
+    PermissionDeniedError,
+    UnsupportedError,
+)
 
 UNIT = "guestpv-exporter.service"
 FILES = {
@@ -33,6 +39,8 @@ def install(arguments: Sequence[str], root: Path | None, say: Say) -> None:
     """
     if root is None:
         _check_that_it_runs_here()
+    elif not root.is_dir():
+        raise NoSourceError("The service was not installed", f"{root} is no directory")
     command = " ".join(
         map(_quoted, [sys.executable, "-P", "-m", "guestpv", "exporter", *arguments])
     )
@@ -61,6 +69,9 @@ def uninstall(root: Path | None, say: Say) -> None:
     """Undo install(). The group stays: files may be its own. What is not there is no error."""
     for path in _paths(root):
         _check_own(path)
+    if not any(path.exists() for path in _paths(root)):
+        say("nothing is installed")
+        return
     at = [] if root is None else [f"--root={root}"]
     if _paths(root)[0].exists():
         now = ["--now"] if root is None else []
@@ -126,15 +137,10 @@ def _check_own(path: Path) -> None:
 
 
 def _write(path: Path, content: str) -> None:
-    new = path.with_name(f"{path.name}.new")
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        new.write_text(content)
-        new.chmod(0o644)
-        new.replace(path)
+        write_whole(path, content.encode())
     except OSError as error:
-        with suppress(OSError):
-            new.unlink()
         raise _failed(path, error) from error
 
 

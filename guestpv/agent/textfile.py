@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from guestpv.agent.wholefile import write_whole
 from guestpv.errors import BusyError, Error, NoSourceError, PermissionDeniedError
 
 NAME = "guestpv.prom"
@@ -48,15 +49,9 @@ class Textfile:
 
     def write(self, metrics: bytes) -> None:
         """Raises Error if they can't be written; the file is then what it was."""
-        new = self._path.with_suffix(".prom.new")  # which the collector does not read
         try:
-            with new.open("wb") as file:
-                os.fchmod(file.fileno(), 0o644)  # whoever runs node_exporter reads it
-                file.write(metrics)
-            new.replace(self._path)
+            write_whole(self._path, metrics)  # beside: with a suffix that is not collected
         except OSError as error:
-            with suppress(OSError):
-                new.unlink()
             raise Error(
                 f"{self._path}: not written", error.strerror or str(error), "it is tried again"
             ) from error

@@ -40,7 +40,7 @@ _HEADERS = (
     "X-Frame-Options",
     "X-XSS-Protection",
 )
-_BCRYPT = re.compile(r"\$2[abxy]\$(\d\d)\$[./A-Za-z0-9]{53}")
+_BCRYPT = re.compile(r"\$2[abxy]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 _DEAREST = 15  # 2**15 rounds take seconds
 _LARGEST = 1 << 20
 _MOST_CACHED = 100
@@ -81,7 +81,7 @@ def read(path: Path) -> WebConfig:
 
 
 def _parse(config: Any, path: Path) -> WebConfig:
-    parts = _table(config, "it", ("tls_server_config", "http_server_config", "basic_auth_users"))
+    parts = _table(config, "It", ("tls_server_config", "http_server_config", "basic_auth_users"))
     tls = _table(
         parts.get("tls_server_config"),
         "tls_server_config",
@@ -96,7 +96,7 @@ def _parse(config: Any, path: Path) -> WebConfig:
         raise ValueError("http2 is neither true nor false")
     for name, value in headers.items():
         if not isinstance(value, str) or not value.isprintable():
-            raise ValueError(f"header {name} is no line of text")
+            raise ValueError(f"Header {name} is no line of text")
     context, files = _tls(tls, path.parent) if tls else (None, ())
     doubt = _doubt(context, files[0]) if context else ""
     users = _users(parts.get("basic_auth_users"))
@@ -178,7 +178,7 @@ def _users(users: Any) -> Mapping[str, bytes]:
         if not isinstance(name, str) or not name or ":" in name:
             raise ValueError(f"{name!r} can't be the name of a user")
         if not found or not 4 <= int(found[1]) <= _DEAREST:
-            raise ValueError(f"user {name} has no bcrypt hash of cost 4 to {_DEAREST}")
+            raise ValueError(f"User {name} has no bcrypt hash of cost 4 to {_DEAREST}")
     return {name: hashed.encode() for name, hashed in users.items()}
 
 
@@ -202,7 +202,7 @@ def _one_of(table: Mapping[str, Any], key: str, default: str, choices: Mapping[s
 
 
 def _refused(path: Path, why: str) -> ConfigError:
-    return ConfigError(f"{path}: not used", why[:1].upper() + why[1:], "correct it")
+    return ConfigError(f"{path}: not used", why, "correct it")
 
 
 class WatchedWebConfig:
@@ -267,10 +267,13 @@ class Passwords:
         return hashed is not None and self._digest(name, password, hashed) in self._right
 
     def check(self, users: Mapping[str, bytes], name: str, password: bytes) -> bool:
-        """Takes as long for a user that there is not."""
+        """Takes as long for a user that there is not: there is one check of each cost."""
         hashed = users.get(name)
-        right = bcrypt.checkpw(password[:72], hashed or next(iter(users.values())))
-        if hashed is None or not right:
+        by_cost = {other[4:6]: other for other in users.values()}
+        if hashed:
+            by_cost[hashed[4:6]] = hashed
+        right = {each for each in by_cost.values() if bcrypt.checkpw(password[:72], each)}
+        if hashed not in right:
             return False
         if len(self._right) >= _MOST_CACHED:
             self._right.clear()

@@ -121,8 +121,5 @@ def main() -> None:
         if not isinstance(error, Error) and os.environ.get("GUESTPV_DEBUG"):
             raise
         said = as_error(error)
-        try:
-            tell(said)
-        except OSError:  # the terminal is gone, and nobody there to be told
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        tell(said)
         sys.exit(said.exit_code)

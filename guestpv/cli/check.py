@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from guestpv.account.share import Share, Shares
 from guestpv.cli.columns import SIMULATED
-from guestpv.cli.failure import as_error
+from guestpv.cli.failure import as_error, tell
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption, duration
 from guestpv.cli.records import source_record, write
 from guestpv.cli.source import open_source
@@ -60,7 +60,10 @@ class CheckCommand(TyperCommand):
 
 
 def _unknown(text: str, as_json: bool) -> NoReturn:
-    _say(Status.UNKNOWN, text, as_json, {})
+    try:
+        _say(Status.UNKNOWN, text, as_json, {})
+    except OSError as error:
+        tell(as_error(error))
     raise SystemExit(Status.UNKNOWN)
 
 

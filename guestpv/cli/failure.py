@@ -10,6 +10,13 @@ from guestpv.errors import Error
 
 def tell(error: Error) -> None:
     """On stderr, as a line, or with --json as an object; nothing is written to stdout after it."""
+    try:
+        _tell(error)
+    except OSError:  # the terminal is gone, and nobody there to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _tell(error: Error) -> None:
     # What is still in stdout's buffer can't be written if that is what failed; don't try again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if "--json" in sys.argv:

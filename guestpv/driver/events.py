@@ -2,6 +2,8 @@
 """What the kernel announces by uevents: CPUs, counts that restarted, a VM that was restored."""
 
 import errno
+import fcntl
+import os
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from guestpv.cpulist import CpuList
 from guestpv.errors import PermissionDeniedError
 
 _DATAGRAM_BYTES = 16384
+_NS_GET_USERNS = 0xB701  # <linux/nsfs.h>
+_FIRST_USERS = 0xEFFFFFFD  # the inode of the first user namespace: PROC_USER_INIT_INO
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,20 @@ def event_of(uevent: Mapping[str, str]) -> Event | None:
     return None
 
 
+def _is_left_out() -> bool:
+    """Whether a socket for uevents can be had, and nothing ever comes: the kernel sends them to the
+    networks of the first user namespace alone."""
+    try:
+        with open("/proc/self/ns/net", "rb") as network:
+            owner = fcntl.ioctl(network, _NS_GET_USERNS)
+    except OSError:  # it is outside of this one, and nearly always the first
+        return False
+    try:
+        return os.fstat(owner).st_ino != _FIRST_USERS
+    finally:
+        os.close(owner)
+
+
 class EventSource:
     """The kernel's uevents, for a poll loop: wait until it is readable, then read() all."""
 
@@ -110,6 +128,13 @@ class EventSource:
                 f"A netlink socket for uevents could not be had ({error})",
                 "allow NETLINK_KOBJECT_UEVENT in this container",
             ) from error
+        if _is_left_out():
+            self._socket.close()
+            raise PermissionDeniedError(
+                "No events from the kernel",
+                "It gives none to a container with a network and users of its own",
+                "let the container have the machine's network",
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
 
-from guestpv.errors import NoSourceError
-from guestpv.latency.counter import Counter, counter
+from guestpv.errors import Error, NoSourceError
+from guestpv.latency.counter import CgroupCounter, Counter, counter
 from guestpv.latency.many import Many
 
 MOUNTS = Path("/proc/self/mounts")
@@ -29,8 +29,18 @@ class Cgroups(Many[str]):
         found = (name for pattern in self._patterns for name in glob(pattern, root_dir=self._root))
         return {name.rstrip("/") for name in found if (self._root / name).is_dir()}
 
+    def _is_another(self, one: str, counted: Counter) -> bool:
+        """As that of a service that was restarted."""
+        return isinstance(counted, CgroupCounter) and not counted.is_of(self._root / one)
+
     def _count(self, one: str) -> Counter:
-        return counter(cgroup=self._root / one)
+        directory = self._root / one
+        try:
+            return counter(cgroup=directory)
+        except NoSourceError as error:
+            if directory.is_dir():  # it is not it that is missing
+                raise Error(error.what, error.why, error.fix) from error
+            raise
 
     def _descriptors_each(self) -> int:
         return 1 + 4 * os.sysconf("SC_NPROCESSORS_CONF")  # those that are offline may come

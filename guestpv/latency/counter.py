@@ -110,6 +110,13 @@ class CgroupCounter(Counter):
             total = total.plus(group.stolen)
         return total
 
+    def is_of(self, path: str | os.PathLike[str]) -> bool:
+        """Whether *path* is the cgroup that is counted; not one that was made anew in its place."""
+        try:
+            return os.path.samestat(os.fstat(self._directory), os.stat(path))
+        except OSError:
+            return False
+
     def _on(self, cpu: int) -> "_OnCpu":
         return _OnCpu(self._name, self._directory, cpu)
 

@@ -14,6 +14,7 @@ from guestpv.latency.counter import Counter
 One = TypeVar("One", int, str)
 """What each is known by."""
 
+_NOTHING = Bounds(0, 0)
 _LEFT_TO_OTHERS = 512
 """So many file descriptors are not taken by counters: sources and clients need some, too."""
 
@@ -33,6 +34,7 @@ class Many(ABC, Generic[One]):
         self.refused: Error | None = None
         """Why some can't be counted: of the first of them."""
         self._counters: dict[One, Counter] = {}
+        self._before: dict[One, Bounds] = {}  # what was stolen from others of the same name
         self._say = say
         # The soft limit is low for those who use select(2), which nobody here does.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -42,6 +44,10 @@ class Many(ABC, Generic[One]):
     @abstractmethod
     def _there(self) -> set[One]:
         """All that there are now."""
+
+    def _is_another(self, one: One, counted: Counter) -> bool:
+        """Whether it is another one, of the same name, than the one that is counted."""
+        return False
 
     @abstractmethod
     def _count(self, one: One) -> Counter:
@@ -60,6 +66,12 @@ class Many(ABC, Generic[One]):
             return {}
         for one in self._counters.keys() - there:
             self._counters.pop(one).close()
+        for one in self._before.keys() - there:
+            del self._before[one]
+        for one, ended in list(self._counters.items()):
+            if self._is_another(one, ended):
+                self._before[one] = self._before.get(one, _NOTHING).plus(ended.read())
+                self._counters.pop(one).close()
         # Those that are counted stay so, however many come.
         for one in sorted(there - self._counters.keys()):
             if len(self._counters) == self.most or not self._descriptors_suffice():
@@ -71,7 +83,10 @@ class Many(ABC, Generic[One]):
             except Error as error:
                 self._explain(error)
         self.left_out = len(there) - len(self._counters)
-        return {one: each.read() for one, each in self._counters.items()}
+        return {
+            one: self._before.get(one, _NOTHING).plus(each.read())
+            for one, each in self._counters.items()
+        }
 
     def _descriptors_suffice(self) -> bool:
         """Whether there are enough for one more."""

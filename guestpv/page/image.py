@@ -5,6 +5,7 @@ import mmap
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def write_image(
 
     The structures stand 64 bytes apart from *ipa* on, as KVM's do. *epochs* are 1 if not given,
     and *instance* is a random number.
-    The file appears whole, or not at all.
+    The file appears whole, or not at all; OSError with its path is raised then.
     """
     index, pages = _layout(len(stolen_ns), ipa)
     image = np.zeros(index + pages, np.uint8)
@@ -66,8 +67,13 @@ def write_image(
     structures(image)["stolen_time"] = stolen_ns
 
     temporary = Path(f"{os.fspath(path)}.partial")
-    temporary.write_bytes(image.tobytes())
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(image.tobytes())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def structures(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:

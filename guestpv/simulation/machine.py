@@ -201,6 +201,8 @@ class SimulatedMachine:
         self._seen[cpus] = 0
         for field in _LEARNED_ONLINE - {"epoch", "reason"}:
             self._entries[field][cpus] = self._whole[field][cpus]
+        if self._mapped:
+            store(self._words["known"], self._known)
         self._publish()
 
     def _begin_epoch(self, cpus: Cpus, reason: Reason) -> None:

@@ -276,3 +276,14 @@ def test_no_vcpu_is_online(check, tmp_path):
     SimulatedMachine(tmp_path / "page", 2, seed=0).close()
     code, line = check("--max=5", "--for=20ms", source=tmp_path / "page")
     assert (code, line) == (UNKNOWN, "STEAL UNKNOWN - no vCPU that is judged was online\n")
+
+
+@pytest.mark.parametrize("arguments", [("--max=99",), ("--max=99", "--json"), ("--max=five",)])
+@pytest.mark.parametrize("stderr", [subprocess.PIPE, subprocess.STDOUT])
+def test_a_verdict_that_can_not_be_written_is_unknown(machine, arguments, stderr):
+    """1 would be a warning."""
+    command = [sys.executable, "-m", "guestpv", "check", "--for=10ms", "--source", machine.path]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, *arguments], stdout=full, stderr=stderr, timeout=60)
+    assert done.returncode == UNKNOWN
+    assert b"Traceback" not in (done.stderr or b"")

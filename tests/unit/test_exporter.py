@@ -272,6 +272,7 @@ def test_tls_and_passwords(serve, machine, secured):
             served.get(context=context, **headers)
         said.add((refused.value.code, refused.value.read()))
     assert said == {(401, b"Unauthorized\n")}, "which of them was wrong is not said"
+    assert served.log().count("\n") == 1, "what clients do is no news"
 
 
 def test_a_certificate_is_replaced_while_it_runs(serve, machine, secured, tmp_path):
@@ -309,25 +310,30 @@ def test_an_expired_certificate_is_said_and_serves_whoever_does_not_mind(serve, 
     assert served.metrics(context=context, **password)["guestpv_web_config_current",] == 1
 
 
-def test_each_wrong_password_takes_one_check_of_the_same_cost(monkeypatch):
+def test_each_wrong_password_takes_a_check_of_each_cost(monkeypatch):
     """So none is quicker than the others, also where there is no such user."""
     costs, check = [], bcrypt.checkpw
     monkeypatch.setattr(bcrypt, "checkpw", lambda *of: costs.append(of[1][:7]) or check(*of))
-    users = {name: bcrypt.hashpw(b"right", bcrypt.gensalt(4)) for name in ("prometheus", "other")}
+    users = {
+        name: bcrypt.hashpw(b"right", bcrypt.gensalt(cost))
+        for name, cost in {"prometheus": 4, "other": 4, "dear": 5}.items()
+    }
     passwords = Passwords()
     wrong = [
         ("prometheus", b"wrong"),
         ("prometheus", b""),
         ("prometheus", b"right\0"),
         ("prometheus", b"\xff" * 1000),
+        ("dear", b"wrong"),
         ("nobody", b"right"),
         ("", b""),
     ]
     for name, password in wrong:
         assert not passwords.is_known(users, name, password)
         assert not passwords.check(users, name, password)
-    assert costs == [b"$2b$04$"] * len(wrong)
+    assert costs == [b"$2b$04$", b"$2b$05$"] * len(wrong)
     assert passwords.check(users, "prometheus", b"right")
+    assert passwords.check(users, "dear", b"right")
     assert passwords.is_known(users, "prometheus", b"right")
     assert not any(passwords.is_known(users, *each) for each in [*wrong, ("other", b"right")])
 
@@ -432,16 +438,39 @@ def test_a_textfile_that_can_not_be_written_stays_what_it_was(tmp_path):
         assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"the old one\n"]
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link", "file"])
+def test_what_has_the_name_of_a_textfile_in_the_making(tmp_path, kind):
+    """An exporter that runs as root in a directory of another user neither waits nor follows."""
+    directory, victim, new = (tmp_path / name for name in ("dir", "victim", "dir/guestpv.prom.new"))
+    directory.mkdir()
+    victim.write_text("mine")
+    match kind:
+        case "pipe":
+            os.mkfifo(new)
+        case "link":
+            new.symlink_to(victim)
+        case "file":
+            new.write_text("of an exporter that was killed")
+    with Textfile(directory) as textfile:
+        textfile.write(b"metrics")
+        assert {path: path.read_bytes() for path in directory.iterdir()} == {
+            directory / "guestpv.prom": b"metrics"
+        }
+    assert victim.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [
         ("- 1", "It is no table"),
         ("a: [", "not YAML"),
         ("tls_server_config: {cert_file: a.pem, key_file: b.pem}", "a.pem can't be read"),
+        ("http_server_config: {http2: 2}", "not used. http2 is neither true nor false"),
         ("tls_server_config: {cert_file: a.pem}", "no key_file"),
         ("tls_server_config: {cipher_suites: []}", "'cipher_suites'"),
         ("basic_auth_users: {prometheus: plain}", "no bcrypt hash"),
         ("basic_auth_users: {prometheus: $2b$31$" + "a" * 53 + "}", "no bcrypt hash of cost 4"),
+        ("basic_auth_users: {prometheus: $2b$10$" + "a" * 53 + "}", "no bcrypt hash of cost 4"),
     ],
 )
 def test_a_web_configuration_that_does_not_serve_is_refused(tmp_path, machine, written, said):

@@ -237,9 +237,9 @@ def running():
     """`guestpv events`, begun."""
     processes = []
 
-    def begin(*arguments, **options):
+    def begin(*arguments, before=(), **options):
         process = subprocess.Popen(
-            [sys.executable, "-m", "guestpv", "events", *map(str, arguments)],
+            [*before, sys.executable, "-m", "guestpv", "events", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -311,6 +311,15 @@ def test_without_netlink_it_says_what_to_do_and_goes_on(running, forbid_netlink)
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=PATIENCE_S) == ("", "")
     assert process.returncode == 0
+
+
+def test_where_the_kernel_sends_no_uevents_it_is_said(running):
+    """A socket for them can be had there, and would be silent for ever."""
+    container = ("unshare", "--user", "--map-root-user", "--net")
+    if subprocess.run([*container, "true"], capture_output=True).returncode:
+        pytest.skip("no user namespace may be made here")
+    process = running("--source=procfs", before=container)
+    assert " no_events No events from the kernel." in process.stdout.readline()
 
 
 def test_what_watch_and_events_say_is_decided_in_one_place():

@@ -83,12 +83,42 @@ def test_cgroups_that_come_and_go_are_followed(cgroups, count):
     assert len(os.listdir("/proc/self/fd")) < files
 
 
+def test_one_that_takes_the_place_of_another_is_counted(cgroups, count, spin_in_cgroup):
+    """As when a service is restarted: another cgroup, of the same name."""
+    group = cgroups("service")
+    counted = count(pattern_of(group))
+    counted.read()
+    files = len(os.listdir("/proc/self/fd"))
+    spin_in_cgroup(group, 0.1)
+    group.rmdir()
+    group.mkdir()
+    assert counted.read()[group.name].least_ns >= 100_000_000, "it does not fall"
+    spin_in_cgroup(group, 0.1)
+    assert counted.read()[group.name].least_ns >= 200_000_000
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
 def test_one_that_goes_between_list_and_read_is_no_error(cgroups, count, said, monkeypatch):
     group = cgroups("there")
     counted = count(pattern_of(group))
     monkeypatch.setattr(counted, "_there", lambda: {group.name, "gone"})
     assert counted.read().keys() == {group.name}
     assert (counted.left_out, said) == (0, [])
+
+
+def test_one_that_is_there_and_can_not_be_counted_is_said(cgroups, count, said, monkeypatch):
+    """As where its parent gave it no controller; which the kernel answers as if it were gone."""
+    group = cgroups("bare")
+
+    def refuse(*_):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(perf, "perf_event_open", refuse)
+    counted = count(pattern_of(group))
+    assert counted.read() == counted.read() == {}
+    assert counted.left_out == 1
+    assert len(said) == 1
+    assert "gave it no controller" in said[0]
 
 
 def test_what_is_not_permitted_is_said_once(cgroups, count, said, monkeypatch):

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Queue
 
@@ -185,6 +187,55 @@ def test_what_is_not_taken_is_an_error_that_says_why(receiver, otlp, exporter, n
         otlp(receiver.url).send(exporter.collect())
     with pytest.raises(Error, match="Connection refused"):
         otlp(nobody).send(exporter.collect())
+
+
+@pytest.fixture
+def endless():
+    """A URL at which an answer begins that never ends: a byte at a time."""
+    begun = []
+
+    def answer(server):
+        with suppress(OSError):
+            client, _ = server.accept()
+            begun.append(client)
+            client.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while True:
+                client.sendall(b"x")
+                time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", begun
+        for client in begun:
+            with suppress(OSError):  # the other side may have gone
+                client.shutdown(socket.SHUT_RDWR)
+
+
+def test_an_answer_that_never_ends_is_given_up(endless, otlp, exporter, monkeypatch):
+    monkeypatch.setattr("guestpv.agent.otlp._LONGEST_S", 0.2)
+    sender = otlp(endless[0])
+    with pytest.raises(Error, match=r"not been answered in 0\.2 s"):
+        sender.send(exporter.collect())
+    with pytest.raises(Error, match="Those before have not been answered yet"):
+        sender.send(exporter.collect())
+
+
+def test_an_answer_that_never_ends_does_not_keep_the_exporter_from_ending(endless, machine):
+    url, begun = endless
+    process = subprocess.Popen(
+        [sys.executable, "-m", "guestpv", "exporter", "--source", machine.path, "--otlp", url],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    ends = time.monotonic() + PATIENCE_S
+    while not begun and time.monotonic() < ends:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    try:
+        _, said = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert (process.returncode, said) == (0, "")
 
 
 def test_a_receiver_that_is_not_there_is_said_and_it_goes_on(nobody, machine):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from guestpv.agent import service
 from guestpv.agent.notify import notify
 from guestpv.agent.service import FILES, UNIT, _quoted
 
@@ -86,6 +87,20 @@ def test_one_command_installs_it_and_one_undoes_that(system, guestpv):
         assert undone.returncode == 0, undone.stderr
         assert not any(path.exists() for path in files.values())
         assert not enabled.is_symlink()
+
+
+def test_nothing_is_made_of_a_system_that_is_not_there(tmp_path, guestpv):
+    refused = guestpv("exporter", "--install", f"--root={tmp_path / 'typo'}")
+    assert (refused.returncode, refused.stderr.count("\n")) == (3, 1)
+    assert "typo is no directory" in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_undo_is_no_error_without_systemd_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "FILES", dict.fromkeys(FILES, tmp_path))
+    said = []
+    service.uninstall(None, said.append)
+    assert said == ["nothing is installed"]
 
 
 @needs_systemd

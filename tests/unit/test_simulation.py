@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -184,6 +185,17 @@ def test_a_revision_that_is_not_known(simulate):
     assert reader.entries["revision"].tolist() == [0, 0]
 
 
+def test_a_structure_that_is_asked_for_again_has_the_revision_that_is_known(simulate):
+    """As KVM writes it anew when the CPU comes online."""
+    script = event(1, "revision", revision=3, cpus="0") + event(3, "offline", cpus="0")
+    machine, reader = simulate(script + event(4, "online", cpus="0"), percent=10)
+    machine.advance(3.5)
+    assert reader.structure(0)["revision"] == 3
+    machine.advance(2)
+    assert reader.snapshot()["valid"].all()
+    assert reader.structure(0)["revision"] == reader.entries["revision"][0] == 0
+
+
 def test_frozen_and_migrated_counts_stand_still_and_go_on(simulate):
     script = event(1, "freeze", seconds=1) + event(3, "migrate", seconds=0.5)
     machine, reader = simulate(script, percent=100)
@@ -259,7 +271,7 @@ def test_one_simulation_in_a_file(simulate):
 
 
 def test_a_script_for_more_cpus_than_there_are_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(NoSuchCpuError):
+    with pytest.raises(NoSuchCpuError, match="The list 2 goes beyond"):
         SimulatedMachine(tmp_path / "page", 2, seed=0, script=parse(event(1, "online", cpus="2")))
     assert not list(tmp_path.iterdir())
 
@@ -368,6 +380,19 @@ def test_bad_input_in_plain_words(tmp_path, guestpv, arguments, code, said):
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_page_for_which_there_is_no_room_leaves_nothing(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # as of a file system that is full
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*page.*'"):
+            SimulatedMachine(tmp_path / "page", 64, seed=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
     assert not list(tmp_path.iterdir())
 
 
