@@ -143,11 +143,11 @@ def proportional(guest: Guest) -> Finding:
             " hypervisor",
             **figures,
         ).on(surest_first or each)
-    vague = [line for line in (whole.line, *(one.line for one in each.values())) if line]
-    vague = [line for line in vague if _is_vague(line) and not line.low < 1 < line.high]
+    lines = [whole.line, *(one.line for one in each.values() if one.line)]
+    vague = next((line for line in lines if _excludes_1(line)), None)
     if vague:
         return warned(
-            f"{_said(vague[0])} of what is missing is counted, in {whole.gaps:,} gaps, which is too"
+            f"{_said(vague)} of what is missing is counted, in {whole.gaps:,} gaps, which is too"
             " vague to blame anybody",
             f"run it while the guest has nothing else to do, or for longer; {_WAY_OUT}",
             **figures,
@@ -181,14 +181,23 @@ def _no_line(found: Proportion, figures: dict[str, Any]) -> Finding:
 
 
 def is_off(found: Proportion, line: Line, tolerance: float = _TOLERANCE) -> bool:
-    """Whether the count does not grow as it should for certain."""
+    """Whether the count does not grow as it should for certain.
+
+    An estimate alone is not that. No host counts more of a gap than there is, and all of one that
+    has nothing else in it: so what is counted of the best is less than all, too, or more.
+    """
     if _is_vague(line):
         return False
-    short, long = line.high < 1 - tolerance, line.low > 1 + tolerance
+    half, best = found.shares
+    short = line.high < 1 - tolerance and best < 1 - tolerance
+    long = line.low > 1 + tolerance and best > 1
     if found.muddled:
-        half, tenth = found.shares
-        return (short and tenth < 1 - _HIDDEN) or (long and half > 1 + tolerance)
+        return (short and best < 1 - _HIDDEN) or (long and half > 1 + tolerance)
     return short or long
+
+
+def _excludes_1(line: Line) -> bool:
+    return line.high < 1 - _TOLERANCE_OF_ONE or line.low > 1 + _TOLERANCE_OF_ONE
 
 
 def _is_vague(line: Line) -> bool:

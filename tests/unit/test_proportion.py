@@ -326,6 +326,22 @@ def test_an_honest_host_is_not_blamed_for_a_factor_that_is_hardly_known():
     assert excluded  # intervals say that something is hidden
 
 
+@pytest.mark.parametrize(
+    ("factor", "shares", "off"),
+    [
+        (1.164, (0.4, 0.9), False),
+        (1.164, (1.05, 1.12), True),
+        (0.8, (0.6, 0.98), False),
+        (0.8, (0.7, 0.78), True),
+    ],
+)
+def test_a_factor_is_believed_if_the_best_counted_gaps_say_the_same(factor, shares, off):
+    """As seen under an honest host: "116.4 % (from 106.5 to 130.2)", of an interrupted guest."""
+    line = Line(factor, 0.92 * factor, 1.1 * factor, constant_ns=500_000)
+    found = replace(proportion(gaps_of(slices(100))), line=line, shares=shares)
+    assert is_off(found, line) == off
+
+
 def test_half_is_noticed_though_it_is_hardly_known():
     """As seen where the lab's machine was busy: "49.6 % (from 41.6 to 63.6)"."""
     line = Line(factor=0.496, low=0.416, high=0.636, constant_ns=700_000)
