@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from guestpv.errors import Error, PermissionDeniedError
@@ -27,6 +28,10 @@ from guestpv.latency.counter import counter
 from guestpv.page import layout
 from guestpv.page.abi import Fault, Reason, State
 from guestpv.page.image import structures, write_image
+
+# How long an example takes says nothing on a machine that is busy.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 SECOND = 1_000_000_000
 PATIENCE_S = 60

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import guestpv
@@ -150,7 +150,6 @@ NS = st.integers(0, 20) | st.integers(0, 2**60)
 STEPS = st.lists(st.lists(st.tuples(ACTIONS, st.integers(0, CPUS - 1), NS), max_size=6), max_size=9)
 
 
-@settings(deadline=None)
 @given(STEPS)
 def test_delta_says_no_more_than_was_stolen_and_exactly_that_where_nothing_happened(steps):
     history = list(looks(steps))
@@ -164,7 +163,6 @@ def test_delta_says_no_more_than_was_stolen_and_exactly_that_where_nothing_happe
                 assert change["valid"]
 
 
-@settings(deadline=None)
 @given(STEPS, st.booleans(), st.booleans())
 def test_totals_never_fall_and_say_no_more_than_was_stolen(steps, adopts, same_boot):
     first, *history = looks(steps, adopts)
@@ -207,7 +205,6 @@ class Source:
         return self.rows.copy()
 
 
-@settings(deadline=None)
 @given(STEPS, st.data())
 def test_totals_that_are_saved_and_restored_say_the_same(steps, data):
     first, *history = looks(steps)
@@ -225,7 +222,6 @@ def test_totals_that_are_saved_and_restored_say_the_same(steps, data):
 COUNTS = st.integers(0, 2**64 - 1)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(COUNTS, st.integers(1, 2), st.integers(1, 2)), min_size=2))
 def test_totals_are_exact_to_the_last_bit_and_do_not_wrap(counts):
     """Whatever stands on a page: 2**53 + 1 is no float, and a sum may be beyond 64 bits."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import guestpv
@@ -103,7 +103,6 @@ def test_what_can_not_be_a_page_image(tmp_path: Path) -> None:
         assert refused.value.exit_code == 5
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_image_that_is_cut_short(whole: bytes, scratch: Path, data: st.DataObject) -> None:
     size = data.draw(st.integers(0, len(whole) - 1))
@@ -112,7 +111,6 @@ def test_image_that_is_cut_short(whole: bytes, scratch: Path, data: st.DataObjec
         guestpv.open(scratch)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=9000))
 def test_junk(scratch: Path, junk: bytes) -> None:
     scratch.write_bytes(junk)
@@ -178,7 +176,6 @@ def test_header_that_changes_while_it_is_read(path: Path, field: str, value: int
                 read()
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_index_of_any_bytes(whole: bytes, scratch: Path, data: st.DataObject) -> None:
     """Nothing that an index can say makes the reader touch what is not its own."""
@@ -196,7 +193,6 @@ def test_index_of_any_bytes(whole: bytes, scratch: Path, data: st.DataObject) ->
                 read()
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_image_that_shrinks_while_it_is_open(
     whole: bytes, scratch: Path, data: st.DataObject
@@ -217,7 +213,6 @@ def test_image_that_shrinks_while_it_is_open(
         reader.entries.tolist()  # no signal here either
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_image_that_is_written_over(whole: bytes, scratch: Path, data: st.DataObject) -> None:
     """By another, wholly or so far as its header: no count of the one is given for the other's."""

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import guestpv
@@ -134,7 +134,6 @@ def test_ticks_are_not_taken_for_more_than_they_are():
     assert watched.status(6, 6) is OK
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from guestpv.cli import _HOMES, completion
@@ -72,7 +72,6 @@ def test_the_next_cpu_of_a_list(possible):
     assert completion.cpus("0,3,1") == ["0,3,1", "0,3,12"]
 
 
-@settings(deadline=None)
 @given(st.text())
 @example("\0/")
 @example("/\0")

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import guestpv
@@ -92,7 +92,6 @@ def test_without_a_count_at_one_end_nothing_is_known(state):
     assert said(row(0, **none), row(900)) == (set(), 0, 0)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_whatever_a_snapshot_holds_one_thing_is_said(data):
     """Of numbers that no page should have, too."""

@@ -96,9 +96,7 @@ def test_restarts_that_are_faster_than_looks_are_counted(machine):
         assert events.read() == []
 
 
-@settings(
-    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.integers(0, 2), max_size=4), max_size=8))
 def test_no_restart_is_lost_or_told_twice(machine_of, restarts):
     """However many there are between two looks, the epochs that are told add up."""

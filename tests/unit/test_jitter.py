@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guestpv import Error
@@ -102,7 +102,6 @@ def gap(draw, longest=1 << 50):
     return parts | {"voluntary": draw(st.integers(0, 2)), "involuntary": draw(st.integers(0, 2))}
 
 
-@settings(deadline=None)
 @given(st.lists(gap(), max_size=80))
 def test_no_gap_is_dropped_and_the_worst_are_kept(tally_c, gaps):
     noise, histogram, worst, rows = tallied(tally_c, gaps)
@@ -132,7 +131,6 @@ def test_buckets_leave_nothing_out():
     assert (least[0], most[-1]) == (0, 2**64 - 1)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 1 << 50), min_size=1),
     st.floats(0, 100, exclude_min=True, allow_subnormal=False),
@@ -144,7 +142,6 @@ def test_percentiles_are_those_of_numpy_but_for_the_bucket(tally_c, lengths, per
     assert true <= said <= true * (1 + 1 / 32)
 
 
-@settings(deadline=None)
 @given(gap(longest=9))
 def test_parts_are_all_that_can_be_and_no_more(tally_c, gap):
     """Who waits while the vCPU is stolen waits, too: tried for each overlap that there may be."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import theilslopes
 
@@ -230,7 +230,6 @@ def test_a_count_that_does_not_depend_on_what_is_missing_makes_no_line():
     assert proportion(gaps).line is None
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -250,7 +249,6 @@ def test_any_log_has_an_answer(rows):
         assert 0 < found.line.low <= found.line.factor <= found.line.high
 
 
-@settings(deadline=None)
 @given(st.integers(20, 200), st.integers(0, 2**32))
 def test_it_is_the_line_of_theil_and_sen(n, seed):
     rng = np.random.default_rng(seed)

@@ -175,7 +175,7 @@ def put(value, path, new):
     return copy
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_record_with_one_value_exchanged_is_refused_or_another_record(record, data):
     """Whatever is there instead, it is what was read, and not something like it."""

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import guestpv
@@ -86,7 +86,6 @@ def test_each_run_is_an_instance_of_its_own(simulate):
     assert simulate(seed=5)[1].instance != reader.instance
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([name for name in EVENTS if name != "reload"]), st.floats(0, 4)),
@@ -322,7 +321,6 @@ def test_a_script_that_is_not_understood(script, said):
     assert said in str(refused.value)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_no_script_is_fatal(text):
     with contextlib.suppress(ScriptError):

@@ -49,7 +49,6 @@ def tables(draw):
 
 
 @pytest.mark.parametrize("openmetrics", [False, True])
-@settings(deadline=None)
 @given(typ=st.sampled_from(list(PLAIN)), about=st.one_of(labels, st.just(ODD)), table=tables())
 @example("counter", "", (["cpu"], [("0", 1e6), ("1", math.nextafter(1e6, 0)), ("2", 2.0**64)]))
 @example("gauge", "", (["cpu"], [("0", math.nan), ("1", math.inf), ("2", -math.inf), ("3", -1e7)]))
@@ -75,7 +74,7 @@ actions = st.tuples(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(happened=st.lists(actions))
 def test_whatever_becomes_of_a_machine(machine_of, happened):
     machine = machine_of(4)

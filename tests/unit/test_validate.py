@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from junitparser import JUnitXml
 
@@ -266,7 +266,6 @@ def rows(counts):
     return snapshot
 
 
-@settings(deadline=None)
 @given(
     start=st.integers(0, 2**62),
     moved=st.tuples(st.integers(0, 10**10), st.integers(0, 10**10)),

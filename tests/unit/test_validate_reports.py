@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reportschema import SCHEMA, VALIDATOR
 from tap.parser import Parser
@@ -160,7 +160,6 @@ def written(report, summary):
     return stdout.getvalue()
 
 
-@settings(deadline=None)
 @given(summaries())
 def test_any_report_is_one_json_object_by_the_schema(summary):
     def refuse(constant):
@@ -177,7 +176,6 @@ def test_any_report_is_one_json_object_by_the_schema(summary):
     ]
 
 
-@settings(deadline=None)
 @given(summaries())
 def test_any_report_is_by_version_14_of_the_test_anything_protocol(summary):
     said = written(TapReport(), summary)
@@ -203,7 +201,6 @@ def test_any_report_is_by_version_14_of_the_test_anything_protocol(summary):
     assert len(blocks) == len(told) + len(summary.conditions)
 
 
-@settings(deadline=None)
 @given(summaries())
 def test_any_report_is_xml_that_counts_as_it_should(tmp_path_factory, summary):
     path = tmp_path_factory.mktemp("junit") / "report.xml"
