@@ -11,7 +11,7 @@ CONTENDED = ("unharmed", "storm", "restart", "pmu", "run", "plugins", "jitter")
 INDIFFERENT = ("run", "plugins", "jitter", "happening", "pmu_cost", "example")
 """To who owns the structures: these are run where the kernel does, or with --matrix."""
 
-SUITE = "timeout 600 python3 -m pytest -v -rs --color=no --durations=3"
+SUITE = "timeout 600 python3 -m pytest -v -rs --color=no --durations=10"
 
 
 def run_aloud(lab, command, timeout=660):
