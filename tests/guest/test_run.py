@@ -17,6 +17,9 @@ NO_NEW_PRIVS, SET_SECCOMP, FILTER = 38, 22, 2
 LOAD_NUMBER, SKIP_UNLESS, RETURN = 0x20, 0x15, 0x06
 REFUSE, ALLOW = 0x0005_0001, 0x7FFF_0000
 """What the filter says: EPERM, or nothing."""
+LOOK_NS = 1_000_000_000
+"""Between two looks of the module's at a count. What it did meanwhile is unknown if it can't be
+judged, as was seen once, of 0.4 s."""
 SPIN = "import time; end = time.monotonic() + {}\nwhile time.monotonic() < end: pass"
 
 
@@ -55,9 +58,9 @@ def test_of_a_tree_all_is_counted_and_the_rest_lies_between(measured):
     (run,) = said["runs"]
     print(run, lost)
     stolen, most = run["stolen_ns"]
-    assert stolen == most
+    assert stolen <= most <= stolen + LOOK_NS
     assert 0.2 * run["cpu_ns"][0] < stolen < lost
-    assert run["ran_ns"] == [run["cpu_ns"][0] - stolen] * 2
+    assert run["ran_ns"] == [run["cpu_ns"][0] - most, run["cpu_ns"][0] - stolen]
     assert run["idle_ns"][1] - run["idle_ns"][0] > 0.2 * run["wall_ns"][0]
 
 
