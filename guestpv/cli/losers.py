@@ -14,13 +14,12 @@ from guestpv.cli.records import bounds_record, write
 from guestpv.cli.source import unavailable
 from guestpv.cli.waiting import Ticks, Waiting, WholeTerminal, suspend
 from guestpv.errors import NoSourceError
-from guestpv.latency.bounds import Bounds
+from guestpv.latency.bounds import NOTHING, Bounds
 from guestpv.latency.cgroups import Cgroups
 from guestpv.latency.many import Many
 from guestpv.latency.perf import require_pmu
 from guestpv.latency.tasks import Tasks
 
-_NOTHING = Bounds(0, 0)
 _HEADING = 3  # lines of a screen that are no rows
 
 
@@ -93,7 +92,7 @@ def _watch(
             now, now_ns = many.read(), time.monotonic_ns()
             _tell(said)
             losers = (
-                Loser(name(one), total.since(before.get(one, _NOTHING)), total)
+                Loser(name(one), total.since(before.get(one, NOTHING)), total)
                 for one, total in now.items()
             )
             show(sorted(losers, key=_how_much), now_ns - began_ns, many.left_out)

@@ -36,3 +36,6 @@ class Bounds:
         if self.exact:
             return f"{self.least_ns} ns"
         return f"{self.least_ns} to {self.most_ns} ns"
+
+
+NOTHING = Bounds(0, 0)

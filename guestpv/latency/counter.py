@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from guestpv.cpulist import ONLINE, CpuList
 from guestpv.errors import Error, NoSourceError, PermissionDeniedError
 from guestpv.latency import perf
-from guestpv.latency.bounds import Bounds
+from guestpv.latency.bounds import NOTHING, Bounds
 from guestpv.latency.perf import PerfGroup
 from guestpv.page.abi import State
 
@@ -81,7 +81,7 @@ class CgroupCounter(Counter):
         self._directory = -1
         self._groups: dict[int, _OnCpu] = {}
         self._name = f"cgroup {os.fspath(path)}"
-        self._ended = Bounds(0, 0)
+        self._ended = NOTHING
         self._directory = _open_cgroup(path, self._name)
         self._read_ns = time.monotonic_ns()
         try:
@@ -144,7 +144,7 @@ class _OnCpu:
         except Error:
             self._cgroup.close()
             raise
-        self.stolen = Bounds(0, 0)
+        self.stolen = NOTHING
 
     def stayed(self) -> bool:
         """Read it; whether its CPU was online all of this time.

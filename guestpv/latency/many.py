@@ -8,13 +8,12 @@ from typing import ClassVar, Generic, Self, TypeVar
 
 from guestpv.errors import Error, NoSourceError
 from guestpv.latency import perf
-from guestpv.latency.bounds import Bounds
+from guestpv.latency.bounds import NOTHING, Bounds
 from guestpv.latency.counter import Counter
 
 One = TypeVar("One", int, str)
 """What each is known by."""
 
-_NOTHING = Bounds(0, 0)
 _LEFT_TO_OTHERS = 512
 """So many file descriptors are not taken by counters: sources and clients need some, too."""
 
@@ -70,7 +69,7 @@ class Many(ABC, Generic[One]):
             del self._before[one]
         for one, ended in list(self._counters.items()):
             if self._is_another(one, ended):
-                self._before[one] = self._before.get(one, _NOTHING).plus(ended.read())
+                self._before[one] = self._before.get(one, NOTHING).plus(ended.read())
                 self._counters.pop(one).close()
         # Those that are counted stay so, however many come.
         for one in sorted(there - self._counters.keys()):
@@ -84,7 +83,7 @@ class Many(ABC, Generic[One]):
                 self._explain(error)
         self.left_out = len(there) - len(self._counters)
         return {
-            one: self._before.get(one, _NOTHING).plus(each.read())
+            one: self._before.get(one, NOTHING).plus(each.read())
             for one, each in self._counters.items()
         }
 
