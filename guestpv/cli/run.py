@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from math import isinf
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -22,6 +22,9 @@ from guestpv.errors import Error
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.command import CommandTimes, Signals, why_unknown
 from guestpv.latency.command import run as run_command
+
+if TYPE_CHECKING:
+    from guestpv.latency.ended import EndedTasks
 
 SETTINGS = {
     # What follows the command's name is the command's.
@@ -44,6 +47,12 @@ def run(
             help=f"Exit with {SLOWED} unless the host certainly slowed it by no more.",
         ),
     ] = None,
+    all_waits: Annotated[
+        bool,
+        typer.Option(
+            "--all-waits", help="'waited' of all its tasks that end, not the first alone (root)."
+        ),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Report to a file, not stderr.")
     ] = None,
@@ -61,7 +70,7 @@ def run(
 
     The module's perf events count what is stolen, for users too (kernel.perf_event_paranoid up to
     2), for their own commands. Without them root has the counts of all vCPUs, as an upper bound.
-    'waited' is of the command's first thread alone.
+    'waited' is of the command's first thread; as root, --all-waits has it of all tasks that end.
     """
     why = why_unknown()
     unknown = why and unavailable(why)
@@ -72,23 +81,31 @@ def run(
         if output:  # a name may be of any bytes
             file = stack.enter_context(output.open("w", errors="backslashreplace"))
         runs: list[CommandTimes] = []
+        ended = stack.enter_context(_ended_tasks()) if all_waits else None
         with Signals() as signals:
             while len(runs) < repeat and not any(one.status for one in runs):
                 if signals.asked_to_end():
                     break
-                runs.append(run_command(command, not unknown, signals))
+                runs.append(run_command(command, not unknown, signals, ended))
         # A command may end well at Ctrl-C: then the runs that are missing did not.
         ending = -signals.ending if signals.ending and len(runs) < repeat else 0
         if not runs:
             _end_like(ending)
         if as_json:
-            print(dumps("guestpv.run/1", _record(command, runs, unknown)), file=file, flush=True)
+            record = _record(command, runs, unknown, all_waits)
+            print(dumps("guestpv.run/1", record), file=file, flush=True)
         else:
-            print(*_lines(command, runs, unknown), sep="\n", file=file, flush=True)
+            print(*_lines(command, runs, unknown, all_waits), sep="\n", file=file, flush=True)
     _end_like(runs[-1].status or ending)
     slower = _medians(runs)["slower"]
     if fail_above is not None and slower is not None and slower[1] > fail_above:
         raise typer.Exit(SLOWED)
+
+
+def _ended_tasks() -> "EndedTasks":
+    from guestpv.latency.ended import EndedTasks  # to import it takes as long as a short command
+
+    return EndedTasks()
 
 
 def _end_like(status: int) -> None:
@@ -150,8 +167,11 @@ def _text(value: Range, digits: int = 3) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _lines(command: list[str], runs: list[CommandTimes], unknown: Error | None) -> list[str]:
+def _lines(
+    command: list[str], runs: list[CommandTimes], unknown: Error | None, all_waits: bool = False
+) -> list[str]:
     medians, alone = _medians(runs), all(one.alone for one in runs)
+    whose = "all its tasks that ended" if all_waits else "its first thread"
     times = f", {len(runs)} runs, medians" if len(runs) > 1 else ""
     lines = ["", f"guestpv run: {shlex.join(command)}{times}", ""]
     explained = {
@@ -161,7 +181,7 @@ def _lines(command: list[str], runs: list[CommandTimes], unknown: Error | None) 
         else "on vCPUs, stolen time included",
         "stolen": _share(medians["stolen"], medians["cpu"]),
         "ran": "on vCPUs, without it",
-        "waited": "its first thread, while this guest ran something else",
+        "waited": f"{whose}, while this guest ran something else",
         "idle": "wall, on a host that takes nothing",
     }
     for name, explanation in explained.items():
@@ -201,7 +221,9 @@ def _share(stolen: Range | None, cpu: Range | None) -> str:
     return f"taken from it by the hypervisor, {_text(percent, 1)} % of that"
 
 
-def _record(command: list[str], runs: list[CommandTimes], unknown: Error | None) -> dict[str, Any]:
+def _record(
+    command: list[str], runs: list[CommandTimes], unknown: Error | None, all_waits: bool
+) -> dict[str, Any]:
     return {
         "command": command,
         "runs": [
@@ -209,6 +231,7 @@ def _record(command: list[str], runs: list[CommandTimes], unknown: Error | None)
             for one in runs
         ],
         "alone": None if unknown else all(one.alone for one in runs),
+        "all_waits": all_waits,
         "median": {
             _key(name): None if value is None else _in_units(name, value)
             for name, value in _medians(runs).items()

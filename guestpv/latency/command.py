@@ -8,12 +8,15 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from guestpv.errors import CommandError, Error, NoCommandError
 from guestpv.latency import cputime
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.counter import Counter, PerfCounter, counter_on_exec
+
+if TYPE_CHECKING:
+    from guestpv.latency.ended import EndedTasks
 
 _ENDING = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP})
 PASSED_ON = _ENDING | {signal.SIGUSR1, signal.SIGUSR2}
@@ -40,8 +43,8 @@ class CommandTimes:
     ran: Bounds | None
     """The CPU time without what was stolen."""
     waited_ns: int | None
-    """What its first thread waited for a vCPU on which something else of the guest ran; None if
-    the kernel does not count it (CONFIG_SCHED_INFO)."""
+    """What its first thread waited for a vCPU on which something else of the guest ran, or all of
+    its tasks that ended; None if the kernel has no count of it (CONFIG_SCHED_INFO) or lost it."""
     idle: Bounds | None
     """The wall time on a host that takes nothing: `lost` says how it is known."""
     uncounted_ns: int = 0
@@ -92,13 +95,19 @@ def why_unknown() -> Error | None:
     return None
 
 
-def run(argv: list[str], counted: bool = True, signals: "Signals | None" = None) -> CommandTimes:
+def run(
+    argv: list[str],
+    counted: bool = True,
+    signals: "Signals | None" = None,
+    ended: "EndedTasks | None" = None,
+) -> CommandTimes:
     """Run a command to its end, and measure it; signals that are sent to this process reach it.
 
     Args:
         argv: its name, to be found in PATH, and arguments.
         counted: whether what is stolen is to be counted; if not, it is unknown.
         signals: those of several runs, entered already.
+        ended: entered as well; what they waited is then of all tasks that ended.
 
     Raises:
         NoCommandError, CommandError: it could not be executed.
@@ -106,17 +115,24 @@ def run(argv: list[str], counted: bool = True, signals: "Signals | None" = None)
     """
     with ExitStack() as stack:
         counter = stack.enter_context(open_counter()) if counted else None
-        return _run(argv, counter, signals or stack.enter_context(Signals()))
+        return _run(argv, counter, signals or stack.enter_context(Signals()), ended)
 
 
-def _run(argv: list[str], counter: Counter | None, signals: "Signals") -> CommandTimes:
+def _run(
+    argv: list[str], counter: Counter | None, signals: "Signals", ended: "EndedTasks | None"
+) -> CommandTimes:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was ignored, nobody could be waited for
+    if ended:
+        ended.forget()
     begin_ns = time.monotonic_ns()
     pid = _spawn(argv)
     before_ns = _before_execve_ns(pid, counter) if isinstance(counter, PerfCounter) else 0
-    signals.pass_on_until_ended(pid)
+    signals.pass_on_until_ended(pid, ended)
     wall_ns = time.monotonic_ns() - begin_ns
     first_ns, waited_ns = _schedstat(pid)
+    if ended:
+        ended.read(pid)
+        waited_ns = ended.waited_ns()
     _, status, usage = os.wait4(pid, 0)
     status = os.waitstatus_to_exitcode(status)
     vcpus = os.sysconf("SC_NPROCESSORS_ONLN")
@@ -182,14 +198,17 @@ class Signals:
         self._receive()
         return self.ending is not None
 
-    def pass_on_until_ended(self, pid: int) -> None:
+    def pass_on_until_ended(self, pid: int, tasks: "EndedTasks | None") -> None:
         """Wait for the end of a child, which gets each of them that it has not got already."""
         ended = os.pidfd_open(pid)
+        watched: list[Any] = [self._reading, ended, *([tasks] if tasks else [])]
         try:
-            while ended not in select.select([self._reading, ended], [], [])[0]:
+            while ended not in (ready := select.select(watched, [], [])[0]):
                 for number in self._receive():
                     if number not in _OF_TERMINALS or not _in_foreground():
                         os.kill(pid, number)
+                if tasks and tasks in ready:
+                    tasks.read(pid)
         finally:
             os.close(ended)
 

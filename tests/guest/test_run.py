@@ -64,6 +64,19 @@ def test_of_a_tree_all_is_counted_and_the_rest_lies_between(measured):
     assert run["idle_ns"][1] - run["idle_ns"][0] > 0.2 * run["wall_ns"][0]
 
 
+def test_root_may_know_what_each_of_several_waited_for_the_others(measured):
+    """Of three that share a vCPU two wait at any time, and the shell that started them for none."""
+    spin = f"taskset -c 0 {sys.executable} -c '{SPIN.format(2)}'"
+    script = f"{spin} & {spin} & {spin} & wait"
+    waited_s = []
+    for options in [], ["--all-waits"]:
+        said, _ = measured("sh", "-c", script, options=options)
+        waited_s.append(said["runs"][0]["waited_ns"][0] / 1e9)
+    print(waited_s)
+    first, all_of_them = waited_s
+    assert first < 2 < all_of_them < 3 * 2 * said["runs"][0]["wall_ns"][0] / 1e9
+
+
 def test_who_sleeps_is_not_slowed(measured):
     said, _ = measured("sleep", "1", options=["--fail-above", "20"])
     assert said["runs"][0]["slower_percent"][1] < 20
