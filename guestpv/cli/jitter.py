@@ -76,7 +76,7 @@ def jitter(
     known exactly it is two figures, at least and at most.
 
     It ends after --duration, or with q or Ctrl-C, and reports what it found so far. Threads with
-    --priority may be throttled by the kernel (kernel.sched_rt_runtime_us), which is in QUEUE.
+    --priority may be kept from running by the kernel for a while, which is in QUEUE.
     """
     from guestpv.latency.jitter import Counter, Jitter
 
@@ -100,7 +100,7 @@ def jitter(
             "until_gap_ns": until_gap_ns or None,
             "step_ns": counter.step_ns,
             "priority": priority,
-            "throttling": _throttling() if priority else None,
+            "throttling": _throttling(cpus[0]) if priority else None,
             "unknown": str(unknown) if unknown else None,
         }
         if unknown:
@@ -222,18 +222,16 @@ def _time(ns: float) -> str:
     return f"{ns:.4g} ns" if ns < 1000 else f"{ns / 1e3:.4g} us"
 
 
-def _throttling() -> str | None:
+def _throttling(cpu: int) -> str | None:
     """What becomes of real-time threads that never sleep."""
-    from guestpv.latency.jitter import rt_runtime_us
+    from guestpv.latency.throttling import kept_for_others
 
-    runtime = rt_runtime_us()
-    if not runtime or runtime[0] < 0 or runtime[0] >= runtime[1]:
+    if not (kept := kept_for_others(cpu)):
         return None
-    runs_us, period_us = runtime
     return (
-        f"real-time throttling: in each {period_us / 1e6:g} s the kernel may keep real-time threads"
-        f" from running for {(period_us - runs_us) / 1e3:g} ms, which is in QUEUE;"
-        " 'sysctl kernel.sched_rt_runtime_us=-1' ends that, and lets them starve all else"
+        f"{kept.by}: in each {kept.of_ms / 1e3:g} s the kernel may keep real-time threads from"
+        f" running for {kept.ms:g} ms, which is in QUEUE; '{kept.end_it}' ends that, and lets them"
+        " starve all else"
     )
 
 

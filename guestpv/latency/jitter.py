@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -18,7 +17,8 @@ import numpy.typing as npt
 
 from guestpv._native import counter
 from guestpv._native import jitter as jitter_without_counts
-from guestpv.errors import Error, PermissionDeniedError
+from guestpv.errors import PermissionDeniedError
+from guestpv.latency import throttling
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.pinned import run_pinned
 from guestpv.source.mapped import MappedReader
@@ -85,9 +85,6 @@ WORST = 32
 
 PERCENTILES = (50, 90, 99, 99.9)
 """Of the gaps' lengths, which are shown."""
-
-RT_RUNTIME = Path("/proc/sys/kernel/sched_rt_runtime_us")
-RT_PERIOD = Path("/proc/sys/kernel/sched_rt_period_us")
 
 _TRIAL_NS = 2_000_000
 _NEVER = 1 << 63
@@ -243,7 +240,7 @@ class Jitter:
         does, and PermissionDeniedError or Error if the priority is not to be had.
         """
         if self._priority:
-            _check_throttling(self.cpus)
+            throttling.check(self.cpus)
         rows = {cpu: row for row, cpu in enumerate(self.cpus)}
 
         def look(cpu: int, left_ns: int) -> None:
@@ -332,26 +329,6 @@ class Jitter:
 
 def _part(row: dict[str, int], part: str) -> Bounds:
     return Bounds(row[f"{part}_least_ns"], row[f"{part}_most_ns"])
-
-
-def rt_runtime_us() -> tuple[int, int] | None:
-    """How long real-time tasks may run in each period, in microseconds (-1: always), and the
-    period; None if the kernel does not say."""
-    try:
-        return int(RT_RUNTIME.read_text()), int(RT_PERIOD.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _check_throttling(cpus: Sequence[int]) -> None:
-    runtime = rt_runtime_us()
-    if runtime and runtime[0] < 0 and os.sched_getaffinity(0) <= set(cpus):
-        raise Error(
-            "--priority: refused",
-            "Real-time throttling is off (kernel.sched_rt_runtime_us is -1), and on none of the"
-            " CPUs that this process may use could anything else run, not even what ends it",
-            "leave a CPU out of --cpu, or set kernel.sched_rt_runtime_us to 950000",
-        )
 
 
 def _set_priority(priority: int) -> None:

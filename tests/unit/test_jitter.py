@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestpv import Error
-from guestpv.latency import jitter
+from guestpv.latency import throttling
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.jitter import (
     BUCKETS,
@@ -292,9 +292,53 @@ def test_without_a_count_nothing_is_said_of_what_is_stolen():
     assert vcpu.worst[0].stolen is None
 
 
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    """One whose settings for real-time tasks are these; without fair servers it has no debugfs."""
+
+    def be(release, runtime_us, server_ns=None):
+        for name, value in ("RUNTIME", runtime_us), ("PERIOD", 1_000_000):
+            (tmp_path / name).write_text(f"{value}\n")
+            monkeypatch.setattr(throttling, f"RT_{name}", tmp_path / name)
+        monkeypatch.setattr(throttling, "FAIR_SERVERS", tmp_path)
+        monkeypatch.setattr(throttling, "_kernel", lambda: release)
+        for cpu in os.sched_getaffinity(0) if server_ns is not None else ():
+            (tmp_path / f"cpu{cpu}").mkdir()
+            (tmp_path / f"cpu{cpu}/runtime").write_text(f"{server_ns}\n")
+            (tmp_path / f"cpu{cpu}/period").write_text("1000000000\n")
+
+    return be
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept_ms", "end_it"),
+    [
+        (((6, 1), 950_000), 50, "sched_rt_runtime_us"),
+        (((6, 1), -1), None, None),
+        (((6, 1), 1_000_000), None, None),
+        (((6, 12), 950_000, 20_000_000), 20, "runtime"),
+        (((7, 2), 1_000_000, 50_000_000), 50, "runtime"),  # where the sysctl is no limit
+        (((7, 2), 1_000_000, 0), None, None),
+        (((7, 2), 1_000_000), 50, "runtime"),  # of what can't be looked up, the default
+    ],
+)
+def test_what_is_kept_from_real_time_is_what_this_kernel_keeps(kernel, settings, kept_ms, end_it):
+    kernel(*settings)
+    kept = throttling.kept_for_others(CPU)
+    assert (kept and kept.ms) == kept_ms
+    assert kept is None or end_it in kept.end_it
+
+
+def test_where_all_fair_servers_are_off_not_all_cpus_are_taken(machine, kernel):
+    kernel((7, 2), 1_000_000, 0)
+    measured = Jitter(None, sorted(os.sched_getaffinity(0)), threshold=1_000, priority=1)
+    with pytest.raises(Error, match="leave a CPU out"):
+        measured.run(1)
+
+
 def test_no_priority_with_which_nothing_could_end_it(machine, tmp_path, monkeypatch):
     (tmp_path / "runtime").write_text("-1\n")
-    monkeypatch.setattr(jitter, "RT_RUNTIME", tmp_path / "runtime")
+    monkeypatch.setattr(throttling, "RT_RUNTIME", tmp_path / "runtime")
     cpus = sorted(os.sched_getaffinity(0))
     measured = Jitter(None, cpus, threshold=1_000, priority=1)
     with pytest.raises(Error, match="leave a CPU out"):
