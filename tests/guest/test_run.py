@@ -129,6 +129,10 @@ def forbid_perf_events():
             raise OSError(ctypes.get_errno(), "prctl")
 
 
+@pytest.mark.skipif(
+    not os.path.exists("/proc/sys/kernel/seccomp"),
+    reason="this kernel was built without CONFIG_SECCOMP_FILTER",
+)
 def test_where_a_filter_of_system_calls_forbids_it_that_is_said(measured):
     said, _ = measured(sys.executable, "-c", "print('ran')", preexec_fn=forbid_perf_events)
     assert "filter of system calls (a container's" in said["unknown"]
