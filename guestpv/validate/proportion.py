@@ -46,11 +46,17 @@ _ALIKE = 1.25
 _NEAR_NS = 500_000_000
 """How far around a gap the host is taken to do what it does when that comes."""
 _SAME_NS = 1_000
+_CAP_NS = 100 * _SAME_NS
+"""What a gap is counted as at least where many are counted as the same, to the percent: some
+microseconds come with whatever a host loses itself."""
 _SHARP = 1.08
 _SUSPECT = 5
 """Uncounted gaps like the counted that call for more of both."""
 _WHOLE_RUN = 0.75
 """Of what a vCPU usually runs for at least before and after a slice: a whole run, and no half."""
+_UNIT = 1.7
+"""A tenth of what is counted of gaps is no more than so much above the half, if hardly anything is
+and that is by a unit: no gap is counted as more. What comes with a host's own losses, some are."""
 _TINY_NS = 100
 """Nobody takes a vCPU's time in pieces as short as this."""
 
@@ -124,9 +130,13 @@ def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
     length_ns = judged["length_ns"].astype(np.float64)
     stolen_ns = judged["stolen_ns"].astype(np.float64)
     counted = stolen_ns > _COUNTED * length_ns
+    by_unit = True
     if counted.sum() < max(_ENOUGH, len(judged) // 5):  # or hardly anything is counted of any
         counted = stolen_ns > 0
-    line = _line(judged["cpu"][counted], length_ns[counted], stolen_ns[counted], confidence)
+        by_unit = _by_unit(length_ns[counted], stolen_ns[counted])
+    line = None
+    if by_unit:
+        line = _line(judged["cpu"][counted], length_ns[counted], stolen_ns[counted], confidence)
     factor = line.factor if line else 1.0
     uncounted = stolen_ns < _COUNTED * factor * length_ns
     expected_ns = stolen_ns / factor + (line.constant_ns if line else 0)
@@ -186,6 +196,14 @@ def _line(
         return None  # the count does not depend on what is missing
     constant_ns = float(np.median(length_ns - slope * stolen_ns))
     return Line(1 / slope, 1 / high, 1 / low, constant_ns)
+
+
+def _by_unit(length_ns: Floats, stolen_ns: Floats) -> bool:
+    """Whether about the same part is counted of those gaps of which most is."""
+    if not len(stolen_ns):
+        return True
+    half, tenth = np.quantile(stolen_ns / length_ns, [0.5, 0.9])
+    return bool(tenth < _UNIT * half)
 
 
 def _usual_ns(length_ns: Floats) -> tuple[float, float]:
@@ -261,13 +279,14 @@ def _expected(gaps: LongGaps, losses: LongGaps, counted: LongGaps) -> float:
 
 def _cap_ns(length_ns: Floats, stolen_ns: Floats) -> int:
     """What at least ten gaps, and each fifth, are counted as to the microsecond, if their lengths
-    differ by a fifth."""
+    differ by a fifth, and if not half as many are counted as a tenth more: some are two slices."""
     if not len(stolen_ns):
         return 0
     steps = np.round(stolen_ns / _SAME_NS)
-    values, counts = np.unique(steps[steps > 0], return_counts=True)
+    values, counts = np.unique(steps[steps >= _CAP_NS / _SAME_NS], return_counts=True)
     if not len(counts) or counts.max() < max(10, len(stolen_ns) // 5):
         return 0
     most = values[counts.argmax()]
     low, high = np.quantile(length_ns[steps == most], [0.1, 0.9])
-    return int(most * _SAME_NS) if high > 1.2 * low else 0
+    capped = high > 1.2 * low and counts[values > 1.1 * most].sum() < counts.max() / 2
+    return int(most * _SAME_NS) if capped else 0

@@ -205,6 +205,32 @@ def test_a_cap_is_found():
     assert proportion(gaps_of([8.0] * 300)).cap_ns == 0  # all are alike: so they should be
 
 
+def own_losses_alone(n, seed):
+    """On a host that takes nothing: some microseconds are counted of each, more of the longer."""
+    rng = np.random.default_rng(seed)
+    gaps = np.zeros(n, LONG_GAP)
+    gaps["length_ns"] = rng.uniform(1e6, 8e6, n)
+    gaps["stolen_ns"] = 1e-3 * gaps["length_ns"] * rng.exponential(0.5, n)
+    return gaps
+
+
+@pytest.mark.parametrize("n", [60, 300, 800])
+def test_what_comes_with_losses_of_the_hosts_own_is_no_cap_and_no_unit(n):
+    """As if no more than a microsecond were counted of any, or a thousandth."""
+    for seed in range(RUNS):
+        found = proportion(own_losses_alone(n, seed))
+        assert (found.cap_ns, found.line) == (0, None), (seed, found)
+
+
+def test_what_many_are_counted_as_is_no_cap_if_more_is_counted_of_others():
+    stolen_ms = np.tile([4.0, 8.0, 12.0], 100)
+    gaps = gaps_of(stolen_ms, np.random.default_rng(0).exponential(3, 300))
+    assert proportion(gaps).cap_ns == 0
+    gaps["stolen_ns"] = np.minimum(gaps["stolen_ns"], 4_000_000)
+    gaps["stolen_ns"][::10] *= 2  # two slices
+    assert proportion(gaps).cap_ns == 4_000_000
+
+
 def test_what_the_guest_switched_out_and_pauses_are_not_judged():
     found = proportion(
         np.concatenate(
