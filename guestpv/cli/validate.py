@@ -234,17 +234,13 @@ def _list(checks: list[Check], as_json: bool) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, expand=True)
-    table.add_column("ID", no_wrap=True)
-    table.add_column("LEVEL", no_wrap=True)
-    table.add_column("SEVERITY", no_wrap=True)
-    table.add_column("PROMISE", ratio=3)
-    table.add_column("CLAUSE", ratio=2, overflow="fold")
-    table.add_column("EFFECT", no_wrap=True)
+    table = Table("ID", "PROMISE", box=None, pad_edge=False)
     for check in checks:
-        fields = (check.id, check.level, check.severity, check.promise, check.clause, check.effect)
-        table.add_row(*map(str, fields))
+        text = Text(f"{check.promise}\n")
+        about = f"{check.level}, {check.severity}, effect: {check.effect}; {check.clause}"
+        table.add_row(check.id, text.append(about, style="dim"))
     Console(markup=False, emoji=False).print(table)
 
 
