@@ -31,7 +31,8 @@ SETTINGS = {
 
 def run(
     command: Annotated[
-        list[str], typer.Argument(help="The command and its arguments, after '--'.")
+        list[str],
+        typer.Argument(metavar="COMMAND...", help="The command and its arguments, after '--'."),
     ],
     repeat: Annotated[
         int, typer.Option(min=1, metavar="N", help="Run it N times; say medians and ranges.")
@@ -69,8 +70,8 @@ def run(
         raise unknown
     with ExitStack() as stack:
         file: TextIO = sys.stderr
-        if output:  # a name may be of any bytes
-            file = stack.enter_context(output.open("w", errors="backslashreplace"))
+        if output:
+            file = stack.enter_context(_opened(output))
         runs: list[CommandTimes] = []
         with Signals() as signals:
             while len(runs) < repeat and not any(one.status for one in runs):
@@ -89,6 +90,15 @@ def run(
     slower = _medians(runs)["slower"]
     if fail_above is not None and slower is not None and slower[1] > fail_above:
         raise typer.Exit(SLOWED)
+
+
+def _opened(output: Path) -> TextIO:
+    try:
+        return output.open("w", errors="backslashreplace")  # a name may be of any bytes
+    except OSError as error:
+        why = error.strerror or str(error)
+        fix = "give another path to --output"
+        raise Error(f"{output}: no report can be written", why, fix) from error
 
 
 def _end_like(status: int) -> None:
