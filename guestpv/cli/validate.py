@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from guestpv.cli.options import CpuOption, JsonOption, SourceOption, number
+from guestpv.cli.options import CountSourceOption, CpuOption, JsonOption, number
 from guestpv.cli.recordfile import CompareOption, EventOption, RecordOption, record_guest
 from guestpv.cli.records import write
 
@@ -43,7 +43,7 @@ def _host_account(text: str) -> HostAccount:
 
 
 def validate(
-    source: SourceOption = "auto",
+    source: CountSourceOption = "auto",
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="ID|GROUP", help="Only these checks. May be given again, or a list."),
