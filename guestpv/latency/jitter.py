@@ -92,9 +92,6 @@ RT_PERIOD = Path("/proc/sys/kernel/sched_rt_period_us")
 _TRIAL_NS = 2_000_000
 _NEVER = 1 << 63
 
-Noise = npt.NDArray[np.void]
-"""An array of `NOISE` rows."""
-
 Gaps = npt.NDArray[np.void]
 """An array of `GAP` rows."""
 
