@@ -23,7 +23,7 @@ from guestpv.account.changes import (
     procstat_backwards,
 )
 from guestpv.account.delta import delta
-from guestpv.cpulist import CpuList
+from guestpv.cpulist import ONLINE, CpuList
 from guestpv.errors import Error, NoSourceError
 from guestpv.source.open import open as open_source
 from guestpv.source.reader import Snapshot, Source
@@ -31,8 +31,6 @@ from guestpv.source.reader import Snapshot, Source
 if TYPE_CHECKING:
     from guestpv.driver.announced import Announced
     from guestpv.driver.events import Event
-
-_ONLINE = "/sys/devices/system/cpu/online"
 
 
 class Events:
@@ -286,4 +284,4 @@ def events(source: str | os.PathLike[str] = "auto", *, interval_s: float = 1.0) 
 
 
 def _online_cpus() -> set[int]:
-    return set(CpuList.parse(Path(_ONLINE).read_text()).cpus)
+    return set(CpuList.parse(Path(ONLINE).read_text()).cpus)

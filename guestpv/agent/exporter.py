@@ -23,8 +23,9 @@ from guestpv.agent.notify import notify
 from guestpv.agent.server import MetricsServer
 from guestpv.agent.textfile import Textfile
 from guestpv.agent.webconfig import WatchedWebConfig
-from guestpv.errors import BusyError, Error, PermissionDeniedError
+from guestpv.errors import BusyError, Error, NoSourceError, PermissionDeniedError
 from guestpv.latency.cgroups import Cgroups
+from guestpv.latency.perf import require_pmu
 
 if TYPE_CHECKING:
     from guestpv.agent.otlp import Otlp
@@ -102,6 +103,10 @@ def run(
         if cgroups:
             counted = stack.enter_context(Cgroups(cgroups, say))
             exporter.registry.register(CgroupCollector(counted))
+            try:
+                require_pmu()
+            except NoSourceError as error:  # it may come yet
+                say(f"no cgroup is counted so far: {error}")
         if web_config:
             Gauge(
                 "guestpv_web_config_current",

@@ -114,7 +114,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         try:
-            app()
+            app(prog_name="guestpv")
         finally:
             sys.stdout.flush()
     except Exception as error:

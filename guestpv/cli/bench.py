@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guestpv.cli.exitcodes import INTERRUPTED
-from guestpv.cli.options import CpuOption, JsonOption, SourceOption, number
+from guestpv.cli.options import CountSourceOption, CpuOption, JsonOption, number
 from guestpv.errors import FormatError, ModuleError, NoSourceError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def bench(
         str | None,
         typer.Option(metavar="FILE", help="An earlier result (of --json), to show beside this."),
     ] = None,
-    source: SourceOption = "auto",
+    source: CountSourceOption = "auto",
     cpu: CpuOption = None,
     as_json: JsonOption = False,
 ) -> None:

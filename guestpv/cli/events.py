@@ -37,8 +37,8 @@ def events(
 
     CPUs that come online and go, counts that restart and why, revisions that change, a VM that was
     restored, cloned or moved, the module gone and there again. The first line says that it has
-    begun. After each comes its time (as in 2026-01-31T12:00:00.000), its kind, and what there is to
-    say. --cpu leaves out other CPUs, and not what happens to the whole machine.
+    begun. Each has its time (as in 2026-01-31T12:00:00.000), its kind, and what there is to say.
+    --cpu leaves out other CPUs, and not what happens to the whole machine.
     """
     with open_source(source) as reader:  # whose errors say more than those of the library
         cpus = cpu.choose(reader.cpus) if cpu else None

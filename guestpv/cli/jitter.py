@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guestpv.cli.exitcodes import GAP_REACHED
-from guestpv.cli.options import CpuOption, JsonOption, SourceOption, duration
+from guestpv.cli.options import CountSourceOption, CpuOption, JsonOption, duration
 from guestpv.cli.reports.progress import seldom
 from guestpv.cli.waiting import Waiting, suspend
 from guestpv.cpulist import ONLINE, POSSIBLE, CpuList, listed
@@ -64,7 +64,7 @@ def jitter(
             min=0, max=99, metavar="N", help="Real-time priority (SCHED_FIFO); 0 for none."
         ),
     ] = 0,
-    source: SourceOption = "auto",
+    source: CountSourceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Find the gaps in a busy thread's time on each vCPU, and say whose they were.

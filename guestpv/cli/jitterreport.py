@@ -140,10 +140,14 @@ def _taken_apart(gap: Gap) -> list[str]:
         elif bounds.most_ns:
             lines.append(f"  {part:7} {_range(bounds) + ' us':>16}  {what}")
     lines.append(
-        f"  the thread was switched out {gap.involuntary + gap.voluntary} times by this guest"
+        f"  the thread was switched out {_times(gap.involuntary + gap.voluntary)} by this guest"
     )
     lines.append(f"  {_verdict(gap)}")
     return lines
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _verdict(gap: Gap) -> str:
@@ -167,12 +171,12 @@ def _notes(vcpus: Sequence[VcpuNoise], left_out: Mapping[int, str]) -> list[str]
             )
         if vcpu.restarts:
             notes.append(
-                f"cpu{vcpu.cpu}: its count began anew or fell, {vcpu.restarts} times: what was"
+                f"cpu{vcpu.cpu}: its count began anew or fell {_times(vcpu.restarts)}: what was"
                 " stolen in the gap in which it did is not known"
             )
         if vcpu.late:
             notes.append(
-                f"cpu{vcpu.cpu}: its count told {us(vcpu.late_ns)} us late, in {vcpu.late} times:"
-                " of which gap they are is not certain"
+                f"cpu{vcpu.cpu}: its count told of {us(vcpu.late_ns)} us too late,"
+                f" {_times(vcpu.late)}: in which gaps they were is not certain"
             )
     return notes

@@ -82,9 +82,17 @@ SourceOption = Annotated[
         "or a page image.",
     ),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Write JSON with a stable schema instead of a table.")
+CountSourceOption = Annotated[
+    str,
+    typer.Option(
+        "--source",
+        metavar="auto|device|PATH",
+        autocompletion=completion.sources,
+        help="Where to read: /dev/guestpv (auto, device), or a page image.",
+    ),
 ]
+"""Of those that /proc/stat can't serve."""
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON with a stable schema.")]
 CpuOption = Annotated[
     CpuList | None,
     typer.Option(
@@ -101,7 +109,7 @@ IntervalOption = Annotated[
         "--interval",
         metavar="SECONDS",
         parser=number("seconds", MIN_INTERVAL_S, MAX_INTERVAL_S),
-        help="Time from one figure to the next.",
+        help="Time from one look to the next.",
     ),
 ]
 CgroupOption = Annotated[

@@ -34,7 +34,8 @@ SETTINGS = {
 
 def run(
     command: Annotated[
-        list[str], typer.Argument(help="The command and its arguments, after '--'.")
+        list[str],
+        typer.Argument(metavar="COMMAND...", help="The command and its arguments, after '--'."),
     ],
     repeat: Annotated[
         int, typer.Option(min=1, metavar="N", help="Run it N times; say medians and ranges.")
@@ -78,8 +79,8 @@ def run(
         raise unknown
     with ExitStack() as stack:
         file: TextIO = sys.stderr
-        if output:  # a name may be of any bytes
-            file = stack.enter_context(output.open("w", errors="backslashreplace"))
+        if output:
+            file = stack.enter_context(_opened(output))
         runs: list[CommandTimes] = []
         ended = stack.enter_context(_ended_tasks()) if all_waits else None
         with Signals() as signals:
@@ -106,6 +107,15 @@ def _ended_tasks() -> "EndedTasks":
     from guestpv.latency.ended import EndedTasks  # to import it takes as long as a short command
 
     return EndedTasks()
+
+
+def _opened(output: Path) -> TextIO:
+    try:
+        return output.open("w", errors="backslashreplace")  # a name may be of any bytes
+    except OSError as error:
+        why = error.strerror or str(error)
+        fix = "give another path to --output"
+        raise Error(f"{output}: no report can be written", why, fix) from error
 
 
 def _end_like(status: int) -> None:

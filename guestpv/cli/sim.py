@@ -15,7 +15,7 @@ from guestpv.cli.options import JsonOption, number
 from guestpv.cli.records import instance_record, write
 from guestpv.cli.waiting import Waiting
 from guestpv.cpulist import CpuList
-from guestpv.errors import ScriptError
+from guestpv.errors import Error, ScriptError
 
 if TYPE_CHECKING:
     from guestpv.simulation.machine import SimulatedMachine
@@ -26,8 +26,12 @@ _LATE_S = 1.0
 
 
 def sim(
-    path: Annotated[Path, typer.Argument(help="The file to write, best in /dev/shm or /run.")],
-    vcpus: Annotated[int, typer.Option(min=1, max=_MOST_VCPUS, help="How many vCPUs.")] = 4,
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The file to write, best in /dev/shm or /run.")
+    ],
+    vcpus: Annotated[
+        int, typer.Option(min=1, max=_MOST_VCPUS, metavar="N", help="How many vCPUs.")
+    ] = 4,
     steal: Annotated[
         float,
         typer.Option(
@@ -38,7 +42,8 @@ def sim(
     ] = 20.0,
     script: Annotated[Path | None, typer.Option(metavar="FILE", help="What happens when.")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="For the same counts again; random if not given.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="For the same counts again; random if not given."),
     ] = None,
     step: Annotated[
         float,
@@ -71,9 +76,13 @@ def sim(
 
     seed = secrets.randbits(32) if seed is None else seed
     events = parse(_content(script)) if script else ()
-    machine = SimulatedMachine(
-        *(path, vcpus), seed=seed, percent=steal, script=events, step_ns=round(step * 1e9)
-    )
+    try:
+        machine = SimulatedMachine(
+            *(path, vcpus), seed=seed, percent=steal, script=events, step_ns=round(step * 1e9)
+        )
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise Error(f"{path}: no page can be written", why, "give another path") from error
     with machine, Waiting(keys=False) as waiting:
         _say_begin(machine, vcpus, seed, as_json)
         _run(machine, waiting, step, duration, as_json)

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from guestpv.cli.options import CpuOption, JsonOption, SourceOption
+from guestpv.cli.options import CountSourceOption, CpuOption, JsonOption, number
 from guestpv.cli.recordfile import CompareOption, EventOption, RecordOption, record_guest
 from guestpv.cli.records import write
 
@@ -43,14 +42,8 @@ def _host_account(text: str) -> HostAccount:
         raise typer.BadParameter(str(error)) from None
 
 
-def _number(seconds: float | None) -> float | None:
-    if seconds is not None and math.isnan(seconds):
-        raise typer.BadParameter("nan is no number")
-    return seconds
-
-
 def validate(
-    source: SourceOption = "auto",
+    source: CountSourceOption = "auto",
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="ID|GROUP", help="Only these checks. May be given again, or a list."),
@@ -65,12 +58,9 @@ def validate(
     seconds: Annotated[
         float | None,
         typer.Option(
-            callback=_number,
-            min=_SHORTEST_S,
-            max=_LONGEST_S,
+            parser=number("seconds", _SHORTEST_S, _LONGEST_S),
             metavar="SECONDS",
-            show_default=f"{_DEFAULT_S:g}",
-            help="How long to watch every vCPU.",
+            help=f"How long to watch every vCPU; {_DEFAULT_S:g} if not given.",
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help=f"Watch for {_QUICK_S:g} s only.")] = False,
@@ -83,9 +73,7 @@ def validate(
     wait: Annotated[
         float,
         typer.Option(
-            callback=_number,
-            min=0,
-            max=3600,
+            parser=number("seconds", 0, 3600),
             metavar="SECONDS",
             help="Wait for the VM to be paused or moved.",
         ),
@@ -216,11 +204,13 @@ def _names(lists: list[str]) -> list[str]:
 def _requirements(lists: list[str]) -> list[Requirement]:
     from guestpv.validate import Requirement
 
-    try:
-        return [Requirement(name) for name in dict.fromkeys(_names(lists))]
-    except ValueError as error:
-        names = " and ".join(Requirement)
-        raise typer.BadParameter(f"{error}: there are {names}", param_hint="--require") from None
+    names = dict.fromkeys(_names(lists))
+    for name in names:
+        if name not in [*Requirement]:
+            raise typer.BadParameter(
+                f"{name!r} is none of {', '.join(Requirement)}", param_hint="--require"
+            )
+    return [Requirement(name) for name in names]
 
 
 def _list(checks: list[Check], as_json: bool) -> None:
@@ -234,17 +224,13 @@ def _list(checks: list[Check], as_json: bool) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, expand=True)
-    table.add_column("ID", no_wrap=True)
-    table.add_column("LEVEL", no_wrap=True)
-    table.add_column("SEVERITY", no_wrap=True)
-    table.add_column("PROMISE", ratio=3)
-    table.add_column("CLAUSE", ratio=2, overflow="fold")
-    table.add_column("EFFECT", no_wrap=True)
+    table = Table("ID", "PROMISE", box=None, pad_edge=False)
     for check in checks:
-        fields = (check.id, check.level, check.severity, check.promise, check.clause, check.effect)
-        table.add_row(*map(str, fields))
+        text = Text(f"{check.promise}\n")
+        about = f"{check.level}, {check.severity}, effect: {check.effect}; {check.clause}"
+        table.add_row(check.id, text.append(about, style="dim"))
     Console(markup=False, emoji=False).print(table)
 
 

@@ -89,9 +89,6 @@ PERCENTILES = (50, 90, 99, 99.9)
 _TRIAL_NS = 2_000_000
 _NEVER = 1 << 63
 
-Noise = npt.NDArray[np.void]
-"""An array of `NOISE` rows."""
-
 Gaps = npt.NDArray[np.void]
 """An array of `GAP` rows."""
 

@@ -52,7 +52,7 @@ def run_pinned(
             try:
                 pin(cpu)
             except OSError:
-                unwatched[cpu] = "it went offline, or this process may no longer run on it"
+                unwatched[cpu] = "it is offline, or this process may not run on it"
                 return
             running.add(cpu)
             left_ns = int(1e9 * (until - time.monotonic()))

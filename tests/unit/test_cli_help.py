@@ -57,6 +57,12 @@ def test_lines_are_as_long_as_the_terminal_has_it(command):
             assert len(f" {line} {following.split()[0]} ") > 80
 
 
+def test_by_python_m_it_is_the_same_command():
+    command = [sys.executable, "-m", "guestpv", "--show-completion", "bash"]
+    shown = subprocess.run(command, capture_output=True, text=True).stdout
+    assert shown.endswith("complete -o default -F _guestpv_completion guestpv\n")
+
+
 @pytest.fixture
 def possible(tmp_path, monkeypatch):
     path = tmp_path / "possible"

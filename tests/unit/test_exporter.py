@@ -207,6 +207,13 @@ def test_requests_that_are_none_are_refused(serve, machine, sent):
     assert served.metrics()["guestpv_up",] == 1
 
 
+def test_cgroups_that_can_not_be_counted_are_said(serve, machine):
+    """Here no module is loaded, which is no reason not to serve the rest."""
+    served = serve(machine.path, "--cgroup", "*")
+    assert "The module is not loaded" in served.said("no cgroup is counted so far: ")
+    assert served.metrics()[stolen(0)] == 0
+
+
 def test_a_port_in_use_is_said(serve, machine):
     served = serve(machine.path)
     second = fails("--source", machine.path, "--listen", f"127.0.0.1:{served.port}")

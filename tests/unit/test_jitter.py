@@ -21,7 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestpv import Error
-from guestpv.latency import throttling
+from guestpv.cli import jitterreport
+from guestpv.latency import jitter, throttling
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.jitter import (
     BUCKETS,
@@ -466,6 +467,14 @@ def test_a_gap_is_taken_apart_with_its_time(guestpv, machine):
     assert done.returncode == 17
     assert "a gap of" in done.stdout
     assert "CLOCK_MONOTONIC" in done.stdout
+
+
+@pytest.mark.parametrize(("switches", "said"), [(0, "0 times"), (1, "once"), (2, "2 times")])
+def test_how_often_is_said_as_people_do(capsys, switches, said):
+    part = Bounds(0, 10 * MS)
+    gap = jitter.Gap(0, 0, 10 * MS, part, part, part, voluntary=0, involuntary=switches)
+    jitterreport.report([], gap, {}, {"threshold_ns": 5000})
+    assert f"was switched out {said} by this guest" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

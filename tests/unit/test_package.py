@@ -73,7 +73,7 @@ def test_the_module_travels_with_it(installed: Path) -> None:
     (package,) = installed.parent.glob("lib/python3*/site-packages/guestpv")
     missing = [
         path.name
-        for path in (CHECKOUT / "kmod").rglob("*.[ch]")
+        for path in [*(CHECKOUT / "kmod").rglob("*.[ch]"), CHECKOUT / "kmod/COPYING"]
         if not (package / "kmod" / path.relative_to(CHECKOUT / "kmod")).exists()
     ]
     assert not missing

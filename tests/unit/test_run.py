@@ -140,6 +140,16 @@ def test_a_name_of_any_bytes_is_reported(tmp_path):
         assert "udcff" in report.read_text()
 
 
+def test_a_report_that_can_not_be_written_costs_no_run(tmp_path):
+    report, ran = tmp_path / "none/report", tmp_path / "ran"
+    done = status("touch", str(ran), options=["--output", str(report)])
+    assert (done.returncode, ran.exists()) == (1, False)
+    assert done.stderr == (
+        f"guestpv: {report}: no report can be written. No such file or directory:"
+        " give another path to --output.\n"
+    )
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 @pytest.mark.parametrize("contained", [True, False, None])
 def test_what_a_user_may_not_count_is_not_called_0(pmu, monkeypatch, contained):

@@ -398,7 +398,7 @@ def test_a_page_for_which_there_is_no_room_leaves_nothing(tmp_path):
 def test_a_place_that_can_not_be_written(tmp_path, guestpv, place):
     done = guestpv("sim", str(tmp_path / place))
     assert done.returncode == 1
-    assert done.stderr.startswith("guestpv: ")
+    assert done.stderr.startswith(f"guestpv: {tmp_path / place}: ")
     assert "Traceback" not in done.stderr
 
 

@@ -229,8 +229,11 @@ def test_what_leaves_nothing_is_refused(guestpv, machine):
 def test_list(guestpv):
     done = guestpv("validate", "--list")
     assert done.returncode == 0
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    shown = " ".join(done.stdout.split())
     for check in catalogue():
-        assert check.id in done.stdout
+        for said in check.id, check.promise, str(check.clause), f"{check.level}, {check.severity}":
+            assert said in shown
     record = json.loads(guestpv("validate", "--list", "--json").stdout)
     assert record["schema"] == "guestpv.checks/1"
     assert [check["id"] for check in record["checks"]] == [check.id for check in catalogue()]
