@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: MIT
 """What can go wrong, as exceptions; each says what happened, why, and what to do next."""
 
+import errno
 from typing import ClassVar
 
 from guestpv.page.abi import Fault
 
 MEANWHILE = "(/proc/stat can be read meanwhile: --source procfs)"
 """Ends the advice where the device can't be read."""
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What this process or machine has run out of says nothing of a source, which may well be there."""
 
 
 class Error(Exception):

@@ -89,7 +89,7 @@ def _changes_of(before: np.void, now: np.void, step: np.void) -> Iterator[Change
 def _restart(cpu: int, epoch_before: int, now: np.void) -> Change:
     epoch = int(now["epoch"])
     # Of the others between the two nobody knows more than that they were.
-    times = (epoch - epoch_before) % 2**32
+    times = epoch - epoch_before
     often = f" {times} times" if times > 1 else ""
     why = reason_text(now["reason"])
     text = f"cpu{cpu} restarted its count{often} (epoch {epoch}): {why}"

@@ -49,15 +49,17 @@ def read_header(fd: int, name: str) -> np.void:
 def _beginning(fd: int, name: str) -> bytes:
     """As many bytes as a header has; the device gives them only to a mapping."""
     size = layout.HEADER.itemsize
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        beginning = os.pread(fd, size, 0)
-    else:
-        try:
+    is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+    try:
+        if is_file:
+            beginning = os.pread(fd, size, 0)
+        else:
             with mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ) as page:
                 beginning = page[:size]
-        except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            raise _malformed(name, f"It cannot be mapped: {reason}") from error
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        how = "read" if is_file else "mapped"
+        raise _malformed(name, f"It cannot be {how}: {reason}") from error
     if len(beginning) < size:
         raise _malformed(name, f"{len(beginning)} bytes are less than a header")
     return beginning

@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from guestpv._native import NativeReader
 from guestpv.errors import (
+    EXHAUSTED,
     MEANWHILE,
     BusyError,
+    Error,
     FormatError,
     NoSourceError,
     NoSuchCpuError,
@@ -58,7 +60,8 @@ class MappedReader(NativeReader, Reader):
             try:
                 self = super().__new__(cls, fd, header.tobytes(), _refuse)
             except OSError as error:
-                raise FormatError(f"{name}: not mapped", os.strerror(error.errno or 0)) from error
+                kind = Error if error.errno in EXHAUSTED else FormatError
+                raise kind(f"{name}: not mapped", os.strerror(error.errno or 0)) from error
             self._source = _source(fd, name, int(header["flags"]))
         finally:
             os.close(fd)
@@ -182,7 +185,8 @@ def _open(name: str) -> int:
             f"{fix} {MEANWHILE}" if name == DEVICE else "ask its owner",
         ) from error
     except OSError as error:
-        raise NoSourceError(f"{name}: not opened", os.strerror(error.errno or 0)) from error
+        kind = Error if error.errno in EXHAUSTED else NoSourceError
+        raise kind(f"{name}: not opened", os.strerror(error.errno or 0)) from error
     except ValueError as error:  # a NUL, or half a surrogate pair
         raise NoSourceError(f"{name!r}: not opened", "It is no name of a file") from error
     mode = os.fstat(fd).st_mode

@@ -14,7 +14,14 @@ from uuid import UUID
 import numpy as np
 
 from guestpv.cpulist import POSSIBLE, CpuList, listed
-from guestpv.errors import FormatError, NoSourceError, NoSuchCpuError, StructureError
+from guestpv.errors import (
+    EXHAUSTED,
+    Error,
+    FormatError,
+    NoSourceError,
+    NoSuchCpuError,
+    StructureError,
+)
 from guestpv.page.abi import State
 from guestpv.source.procstat import TICK_NS, Accounts, parse
 from guestpv.source.reader import SNAPSHOT, Reader, Reading, Snapshot, Source, check_rows
@@ -143,7 +150,8 @@ def _content(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-        raise NoSourceError(
+        kind = Error if error.errno in EXHAUSTED else NoSourceError
+        raise kind(
             f"{path}: not read",
             error.strerror or str(error),
             "mount /proc and /sys" if missing else "try again",

@@ -64,8 +64,6 @@ def parse(cpus: Sequence[int], stat: bytes) -> Accounts:
             if name in row_of:
                 found.append(row_of[name])
                 columns += numbers
-        elif line.strip() and not line.lstrip().startswith(b"cpu"):
-            break
     if not found:
         return rows
     ticks = np.fromstring(b"".join(columns), np.int64, sep=" ").reshape(len(found), -1)

@@ -9,12 +9,13 @@ import fcntl
 import mmap
 import os
 import platform
+import resource
 import struct
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,25 @@ def serve(tmp_path):
     for process in processes:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def files_left():
+    """For a while this process may open so many files more, and no others."""
+
+    @contextmanager
+    def limit(more):
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = [os.dup(0) for _ in range(more)]
+        for fd in free:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(free, default=-1) + 1, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    return limit
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ import guestpv
 from guestpv.page import abi, layout
 from guestpv.page.abi import DEVICE
 from guestpv.page.image import write_image
+
+FilesLeft = Callable[[int], AbstractContextManager[None]]
 
 COUNTS = [0x0101010101010101, 0x0202020202020202]
 
@@ -97,10 +99,22 @@ def test_what_can_not_be_a_page_image(tmp_path: Path) -> None:
     fifo, empty = tmp_path / "fifo", tmp_path / "empty"
     os.mkfifo(fifo)
     empty.touch()
-    for source in (tmp_path, fifo, empty, Path("/dev/null"), Path("/dev/zero"), Path("/dev/ptmx")):
+    devices = [Path("/dev/null"), Path("/dev/zero"), Path("/dev/ptmx")]
+    unreadable = Path("/proc/self/mem")  # from its beginning
+    for source in (tmp_path, fifo, empty, *devices, unreadable):
         with pytest.raises(guestpv.FormatError, match=f"^{source}: ") as refused:
             guestpv.open(source)
         assert refused.value.exit_code == 5
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_without_file_descriptors_nothing_is_said_of_the_source(
+    path: Path, files_left: FilesLeft, left: int
+) -> None:
+    """Neither that it is not there, nor that it is of another format: be it opened or mapped."""
+    with files_left(left), pytest.raises(guestpv.Error, match="Too many open files") as refused:
+        guestpv.open(path)
+    assert type(refused.value) is guestpv.Error
 
 
 @given(st.data())

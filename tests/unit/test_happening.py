@@ -134,6 +134,23 @@ def test_what_lasts_is_told_once_and_what_passes_is_not(machine, tmp_path):
         assert [one.kind for one in events.read()] == ["readable"]
 
 
+def test_without_file_descriptors_a_source_is_unreadable_and_not_gone(machine, files_left):
+    with events_of(machine) as events:
+        with files_left(0):
+            kinds = [[one.kind for one in events.read()] for _ in range(3)]
+        assert kinds == [[], ["unreadable"], []]
+        assert [one.kind for one in events.read()] == ["readable"]
+
+
+def test_an_epoch_of_before_is_one_restart(machine):
+    """As in a page image over which an earlier one of the same machine is written."""
+    machine.restart(1)
+    with events_of(machine) as events:
+        machine.enter(1, epoch=1)
+        (restart,) = events.read()
+    assert restart.text.startswith("cpu1 restarted its count (epoch 1)")
+
+
 def test_an_iteration_waits_for_what_happens_and_ends_with_close(machine):
     with guestpv.events(machine.path, interval_s=0.01) as events:
         timer = threading.Timer(0.1, machine.restart, [2])

@@ -91,6 +91,15 @@ def test_a_file_that_cannot_be_read_any_more_does_not_say_that_no_cpu_is_there(t
                 read()
 
 
+def test_without_file_descriptors_nothing_is_said_of_the_account_or_the_boot(tmp_path, files_left):
+    """Not that there is none; and not, by another id, that it is another boot."""
+    with reader(tmp_path, {0: 5}, "0") as procfs:
+        for read in procfs.snapshot, lambda: procfs.read(0), ProcfsReader, boot_id:
+            with files_left(0), pytest.raises(guestpv.Error, match="Too many open") as refused:
+                read()
+            assert type(refused.value) is guestpv.Error
+
+
 def test_possible_cpus_with_holes_are_named_as_they_are(tmp_path):
     with reader(tmp_path, {0: 5}, "0-1,4") as procfs, pytest.raises(guestpv.NoSuchCpuError) as no:
         procfs.read(2)

@@ -2,6 +2,7 @@
 """/proc/stat, read as it is; where it is missing, nothing is known."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +78,13 @@ def test_an_odd_shape_hides_no_cpu():
     cpu = "cpu  2200 10 900 81000 120 0 40 500 0 0\n"
     stat = f"{cpu}{cpu}\n{cpu.replace('cpu ', 'cpu0')}\n{cpu.replace('cpu ', 'cpu3')}cpu9 1 1 1\n"
     assert steal_ticks(stat) == [500, "absent", "absent", 500]
+
+
+@pytest.mark.parametrize("between", ["x", "\0\0\0", "intr 5 5 5", "# cpu", "\xff"])
+def test_a_line_of_something_else_hides_no_cpu(between):
+    """Nor does one that the kernel puts behind all CPUs."""
+    line = "cpu%d 1100 5 450 40500 60 0 20 250 0 0\n"
+    assert steal_ticks(f"{between}\n{line % 0}{between}\n{line % 1}", (0, 1)) == [250, 250]
 
 
 def test_of_a_cpu_that_is_listed_twice_nothing_is_known():
