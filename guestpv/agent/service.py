@@ -116,7 +116,7 @@ def _check_that_it_runs_here() -> None:
             what,
             f"{sys.executable} does not find all of guestpv without the environment of this shell"
             f" ({why})",
-            "install it there: pip install 'guestpv[exporter]'",
+            f"install it there: {sys.executable} -m pip install 'guestpv[exporter]'",
         )
 
 

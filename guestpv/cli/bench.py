@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -90,9 +91,9 @@ def bench(
         from guestpv.latency import bench as measured
     except ModuleNotFoundError as error:
         raise ModuleError(
-            f"guestpv bench: no module {error.name}",
-            "What measures beside guestpv's own reads is not installed with it",
-            "install it: pip install 'guestpv[bench]'",
+            "guestpv bench: not started",
+            f"It needs the Python package {error.name}, which is not installed",
+            f"get it by {sys.executable} -m pip install 'guestpv[bench]'",
         ) from None
     with _open(source) as reader:
         cpus = _readable(reader, cpu)

@@ -3,6 +3,7 @@
 
 import ipaddress
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -109,10 +110,11 @@ def exporter(
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("guestpv"):
             raise
+        extra = "otel" if otlp else "exporter"
         raise ModuleError(
             "guestpv exporter: not started",
-            f"It needs Python packages that are not installed: {error.name}",
-            f"install them: pip install 'guestpv[{'otel' if otlp else 'exporter'}]'",
+            f"It needs the Python package {error.name}, which is not installed",
+            f"get it by {sys.executable} -m pip install 'guestpv[{extra}]'",
         ) from error
     if address and not web_config and not _is_local(address[0]):
         _say(f"whoever reaches {listen} can read the metrics: --web-config asks for a password")

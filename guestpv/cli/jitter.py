@@ -131,7 +131,8 @@ def _report(
     else:
         from guestpv.cli.jitterreport import report
 
-        report(vcpus, measured.outlier(), measured.left_out, about)
+        simulated = reader is not None and reader.source.simulated
+        report(vcpus, measured.outlier(), measured.left_out, about, simulated)
 
 
 def _say(text: str) -> None:
@@ -253,7 +254,7 @@ def _run(
         if on_terminal:
             from guestpv.cli.jitterscreen import Screen  # takes long to import, and few need it
 
-            screen = stack.enter_context(Screen(reader.source.path if reader else None, about))
+            screen = stack.enter_context(Screen(reader.source if reader else None, about))
         say = stack.enter_context(seldom())
         began = time.monotonic()
 

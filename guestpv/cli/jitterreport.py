@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from guestpv.cli.columns import SIMULATED
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.jitter import (
     PERCENTILES,
@@ -35,10 +36,12 @@ def report(
     outlier: Gap | None,
     left_out: Mapping[int, str],
     about: Mapping[str, Any],
+    simulated: bool = False,
 ) -> None:
-    """Print all of it."""
+    """Print all of it; *simulated* is what was stolen if a simulation says so."""
     console = Console(highlight=False, markup=False, emoji=False)
-    console.print(f"Gaps of {us(about['threshold_ns'])} us and longer; times in us", soft_wrap=True)
+    title = f"Gaps of {us(about['threshold_ns'])} us and longer; times in us"
+    console.print(title + f"; {SIMULATED} stolen time" * simulated, soft_wrap=True)
     console.print(noise_table(vcpus))
     if any(vcpu.gaps for vcpu in vcpus):
         console.print("", _percentiles(vcpus), "", _histogram(vcpus), sep="\n")

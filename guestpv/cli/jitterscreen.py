@@ -7,9 +7,11 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from guestpv.cli.columns import SIMULATED
 from guestpv.cli.jitterreport import noise_table, us
 from guestpv.cli.waiting import WholeTerminal
 from guestpv.latency.jitter import VcpuNoise
+from guestpv.source.reader import Source
 
 _HEADING = 4  # lines that are no rows, and one that says what is not shown
 
@@ -17,9 +19,12 @@ _HEADING = 4  # lines that are no rows, and one that says what is not shown
 class Screen(WholeTerminal):
     """As many vCPUs as fit, the noisiest."""
 
-    def __init__(self, path: str | None, about: Mapping[str, Any]) -> None:
+    def __init__(self, source: Source | None, about: Mapping[str, Any]) -> None:
         super().__init__()
-        words = [path or "no count of stolen time", f"gaps from {us(about['threshold_ns'])} us on"]
+        words = [source.path if source else "no count of stolen time"]
+        if source and source.simulated:
+            words.insert(0, SIMULATED)
+        words.append(f"gaps from {us(about['threshold_ns'])} us on")
         if about["until_gap_ns"]:
             words.append(f"until one of {us(about['until_gap_ns'])} us")
         self._title = ", ".join(words)

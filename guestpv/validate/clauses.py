@@ -150,7 +150,7 @@ class Clause(Enum):
 
     # ---- over the life of a VM ----
     SURVIVES = (
-        "the thread of v4: migration and suspend must keep working",
+        "the review of Linux's patches, v4: migration and suspend must keep working",
         "Counts go on where they were when the VM is saved, moved, or sleeps.",
     )
     ADDRESS_STAYS = (
@@ -158,7 +158,7 @@ class Clause(Enum):
         "A structure is where it was given as long as the guest's kernel goes on.",
     )
     INTERFACE_STAYS = (
-        "the thread of v4: a host without the feature must refuse the VM",
+        "the review of Linux's patches, v4: a host without the feature must refuse the VM",
         "A VM that has gone on elsewhere finds the interface that it had.",
     )
     HOTPLUG = (

@@ -209,7 +209,7 @@ def test_what_it_needs_beside_is_named(machine):
         text=True,
     )
     assert done.returncode == 9
-    assert "pip install 'guestpv[bench]'" in done.stderr
+    assert f"{sys.executable} -m pip install 'guestpv[bench]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

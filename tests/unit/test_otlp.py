@@ -290,4 +290,4 @@ def test_without_its_packages_it_says_which_to_install():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 9
     assert done.stderr.count("\n") == 1
-    assert "pip install 'guestpv[otel]'" in done.stderr
+    assert f"{sys.executable} -m pip install 'guestpv[otel]'" in done.stderr

@@ -283,7 +283,9 @@ def test_a_simulated_page_says_so_wherever_it_shows(simulate, guestpv):
     assert "simulated" in guestpv("info", "--source", path).stdout
     shown = guestpv("watch", "--source", path, "--interval=0.01", "--count=1").stdout
     assert shown.startswith(f"# SIMULATED: {path}\n")
-    for command in (["read"], ["info"], ["watch", "--interval=0.01", "--count=1"]):
+    jitter = ["jitter", "--duration=50ms", "--cpu=0"]
+    assert "SIMULATED" in guestpv(*jitter, "--source", path).stdout
+    for command in (["read"], ["info"], ["watch", "--interval=0.01", "--count=1"], jitter):
         record = json.loads(guestpv(*command, "--source", path, "--json").stdout)
         assert record["source"]["simulated"] is True
     refused = guestpv("validate", "--source", path)
