@@ -39,7 +39,9 @@ def test_no_count_goes_back_within_its_epoch(loaded):
             assert not (both & (now["epoch"] < last["epoch"])).any()
             last = np.where(now["valid"], now, last)  # what is not valid now is compared later
             snapshots += 1
-    print(f"{len(SWITCHES)} CPUs: {snapshots} snapshots, {restarts} restarts, states {sorted(states)}")
+    print(
+        f"{len(SWITCHES)} CPUs: {snapshots} snapshots, {restarts} restarts, states {sorted(states)}"
+    )
     assert storm.returncode == 0
     assert backwards == 0
     assert restarts > 0
