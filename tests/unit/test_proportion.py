@@ -366,6 +366,14 @@ def test_a_factor_is_believed_if_the_best_counted_gaps_say_the_same(factor, shar
     assert is_off(found, line) == off
 
 
+@pytest.mark.parametrize(("factor", "off"), [(0.704, False), (1.42, False), (0.6, True)])
+def test_an_honest_host_is_not_blamed_if_1_is_all_but_within_the_bounds(factor, off):
+    """As seen where 5 % was taken, in short gaps alone: "70.4 % (from 52.8 to 95.0)"."""
+    line = Line(factor, 0.75 * factor, 1.35 * factor, constant_ns=500_000)
+    found = replace(proportion(gaps_of(slices(100))), line=line, shares=(factor, factor))
+    assert is_off(found, line) == off
+
+
 def test_half_is_noticed_though_it_is_hardly_known():
     """As seen where the lab's machine was busy: "49.6 % (from 41.6 to 63.6)"."""
     line = Line(factor=0.496, low=0.416, high=0.636, constant_ns=700_000)
