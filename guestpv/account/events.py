@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from guestpv.driver.announced import Announced
     from guestpv.driver.events import Event
 
+_LONGEST_S = 24 * 3600.0  # poll(2) and the like do not wait for ever, if that is a number
+
 
 class Events:
     """An iterator, and an asynchronous one, that waits for what happens next. A context manager;
@@ -111,7 +113,9 @@ class Events:
     @property
     def remaining_s(self) -> float:
         """Seconds until the next look at what nobody announces."""
-        return 0.0 if self._pending else max(0.0, self._next_look_s - time.monotonic())
+        if self._pending:
+            return 0.0
+        return min(max(0.0, self._next_look_s - time.monotonic()), _LONGEST_S)
 
     def close(self) -> None:
         """Stop listening. What is known already is still given out; then an iteration ends."""
@@ -193,13 +197,14 @@ class Events:
             yield cpu_online(cpu, cpu in online)
         self._online = online
 
-    def _module(self, loaded: bool) -> Change:
+    def _module(self, loaded: bool, *, same: bool = False) -> Change:
+        """*same*: it is of the instance that it was of."""
         self._is_there = loaded
         self._instance = None
         name = "the module" if self.source.kind == "device" else self.source.path
         if loaded:
-            text = f"{name} is there again: epochs and counts are of another instance"
-            return change("module_loaded", text)
+            counts = "go on" if same else "are of another instance"
+            return change("module_loaded", f"{name} is there again: epochs and counts {counts}")
         return change("module_gone", f"{name} is gone")
 
     def _look(self, *, afresh: bool) -> None:
@@ -217,7 +222,8 @@ class Events:
         self._succeed()
         instance = int(now["instance"][0])
         if afresh and (not self._is_there or self._instance not in (None, instance)):
-            self._pending.append(self._module(True))
+            same = instance == int(self._snapshot["instance"][0])
+            self._pending.append(self._module(True, same=same))
         self._instance = instance
         before, self._snapshot = self._snapshot, now
         if len(before) != len(now):  # a page image of another machine
@@ -262,7 +268,8 @@ def events(source: str | os.PathLike[str] = "auto", *, interval_s: float = 1.0) 
     ``restored``            the VM was restored or cloned
     ``moved``               the VM was moved to another host, or its clock disrupted
     ``module_gone``         the module was removed (of a page image: the file)
-    ``module_loaded``       it is there again, with epochs and counts that can't be compared
+    ``module_loaded``       it is there again, with epochs and counts that can't be compared; of a
+                            page image, the text says whether they can
     ``unreadable``          the source can't be read, though it is there; ``readable``: it can again
     ``procstat_backwards``  /proc/stat ran backwards, where that is the source
     ``overrun``             the kernel announced more than it keeps: what follows is by comparison

@@ -46,9 +46,10 @@ _MOST = np.uint64(np.iinfo(np.uint64).max)
 _VERSION = 1
 
 
-def _add(total: npt.NDArray[np.uint64], more: npt.NDArray[np.uint64]) -> None:
+def _sum(total: npt.NDArray[np.uint64], more: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """At the end of 64 bits it stays."""
-    total += np.minimum(more, _MOST - total)
+    together: npt.NDArray[np.uint64] = total + np.minimum(more, _MOST - total)
+    return together
 
 
 class Totals:
@@ -117,13 +118,14 @@ class Totals:
         self._leave_out_regained(rows, now)
         rows["valid"] &= before["valid"]
         rows["valid"] |= (before["state"] == State.ABSENT) & (now["state"] == State.ABSENT)
-        _add(self._total_ns, rows["stolen_ns"])
-        _add(self._unknown_ns, np.where(rows["valid"], np.uint64(0), rows["interval_ns"]))
+        self._total_ns = _sum(self._total_ns, rows["stolen_ns"])
+        unknown_ns = np.where(rows["valid"], np.uint64(0), rows["interval_ns"])
+        self._unknown_ns = _sum(self._unknown_ns, unknown_ns)
         rows["restarted"] &= now["valid"]  # if not, it is counted when there is a count again
         if rows["restarted"].any():
             epochs = now["epoch"].astype(np.int64) - self._counted["epoch"]
             times = np.where(rows["restarted"], epochs.clip(1), 0)
-            _add(self._restarts, times.astype(np.uint64))
+            self._restarts = _sum(self._restarts, times.astype(np.uint64))
         rows["total_ns"] = self._total_ns
         rows["unknown_ns"] = self._unknown_ns
         rows["restarts"] = self._restarts

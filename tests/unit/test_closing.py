@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A reader that is closed stays closed, whoever closes it, and when."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -59,12 +60,37 @@ def test_an_open_one_is_not_opened_twice(path: Path) -> None:
 
 
 def test_a_header_that_is_not_one_is_refused(path: Path) -> None:
-    header = bytearray(path.read_bytes()[: layout.HEADER.itemsize])
-    np.ndarray((), layout.HEADER, header)["nr_entries"] = 2**31
+    whole = path.read_bytes()[: layout.HEADER.itemsize]
+    wrong = [b"", whole[:-1]]
+    for field, value in (
+        ("nr_entries", 2**31),
+        ("header_size", 56),
+        ("header_size", 65),
+        ("entry_size", layout.ENTRY.itemsize - 8),
+        ("entry_size", layout.ENTRY.itemsize + 1),
+        ("size", 0),
+    ):
+        header = bytearray(whole)
+        np.ndarray((), layout.HEADER, header)[field] = value
+        wrong.append(bytes(header))
     with path.open("rb") as file:
-        for wrong in (b"", bytes(header), bytes(header[:-1])):
+        for one in wrong:
             with pytest.raises(ValueError, match="not consistent"):
-                NativeReader(file.fileno(), wrong, print)  # type: ignore[arg-type]
+                NativeReader(file.fileno(), one, print)  # type: ignore[arg-type]
+
+
+def test_its_file_descriptor_is_its_own_and_goes_with_it(path: Path) -> None:
+    """A program that is executed has none of it."""
+
+    def descriptors() -> set[str]:
+        return {fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+
+    before = descriptors()
+    with MappedReader(path):
+        own = descriptors() - before
+        assert len(own) == 1
+        assert not any(os.get_inheritable(int(fd)) for fd in own)
+    assert descriptors() == before
 
 
 def test_readers_in_threads_while_it_is_closed(path: Path) -> None:

@@ -142,6 +142,28 @@ def test_without_file_descriptors_a_source_is_unreadable_and_not_gone(machine, f
         assert [one.kind for one in events.read()] == ["readable"]
 
 
+@pytest.mark.parametrize("interval_s", [1e300, float("inf")])
+def test_an_interval_without_an_end_is_waited_for_a_day_at_a_time(machine, interval_s):
+    with guestpv.events(machine.path, interval_s=interval_s) as events:
+        assert events.remaining_s == 24 * 3600
+        assert events.read() == []
+
+
+def test_a_file_that_comes_back_as_it_was_is_no_other_instance(machine):
+    path = Path(machine.path)
+    with events_of(machine) as events:
+        path.rename(path.with_name("away"))
+        assert [one.kind for one in events.read()] == ["module_gone"]
+        path.with_name("away").rename(path)
+        (loaded,) = events.read()
+        assert (loaded.kind, loaded.text) == (
+            "module_loaded",
+            f"{path} is there again: epochs and counts go on",
+        )
+        machine.restart(1)
+        assert [(one.kind, one.epoch) for one in events.read()] == [("restart", 2)]
+
+
 def test_an_epoch_of_before_is_one_restart(machine):
     """As in a page image over which an earlier one of the same machine is written."""
     machine.restart(1)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Totals over what becomes of a source: it goes, it comes back, it is another one."""
 
+import copy
 import json
 
 import numpy as np
@@ -213,6 +214,16 @@ def test_what_a_count_only_regains_over_a_reload_is_not_counted():
     totals.update(counted(400, 1))
     (row,) = totals.update(counted(1100, 5, instance=2, first_ns=1090), same_boot=True)
     assert row["total_ns"] == 10
+
+
+def test_a_copy_goes_on_by_itself(totals, machine):
+    other = copy.copy(totals)
+    machine.steal(0, 5)
+    machine.restart(1)
+    other.update()
+    assert other.total() == 5
+    assert totals.total() == 0
+    assert totals.update()[["total_ns", "restarts"]].tolist() == [(5, 0), (0, 1), (0, 0), (0, 0)]
 
 
 def test_an_update_that_fails_changes_nothing(totals, machine):
