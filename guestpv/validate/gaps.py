@@ -21,15 +21,15 @@ that is healthy it is off by 1 or 2 %,"""
 _TOLERANCE_OF_ONE = 0.05
 """and that of one vCPU by 3 %."""
 _AWAY = 1 / 3
-"""A factor is nobody's fault if 1 is closer to its bounds than so much of what lies between them (of
-their logarithms). Where little is taken, what a host loses itself is as long as that: one honest
-host had "70 % (from 53 to 95)". Of 100 intervals of liars none was as close to 1 as 0.49."""
+"""A factor is nobody's fault if 1 is closer to its bounds than so much of what lies between them,
+all by their logarithms. Where little is taken, what a host loses itself is as long as that: one
+honest host had "70 % (from 53 to 95)". Of 100 intervals of liars 0.49 was the closest."""
 _VAGUE = 2
-"""Where the bounds differ so much, 1 is to be twice as far as they are apart. Where gaps have pieces
-in them that no count has, the more the longer they are, one honest host had "36 % (from 20 to 82)",
-under a guest that was interrupted all the time, and one "56 % (from 21 to 92)", with vCPUs that QEMU
-held back. That of a liar is known within a few %; on a machine that was busy with something else
-"49.6 % (from 41.6 to 63.6)" was the worst of twenty."""
+"""Where the bounds differ so much, 1 is to be twice as far as they are apart. Where gaps have
+pieces in them that no count has, the more the longer they are, one honest host had "36 % (from 20
+to 82)", under a guest that was interrupted all the time, and one "56 % (from 21 to 92)", with vCPUs
+that QEMU held back. That of a liar is known within a few %; on a machine that was busy with
+something else "49.6 % (from 41.6 to 63.6)" was the worst of twenty."""
 _HIDDEN = 1 / 3
 """Part that must be hidden to be noticed under a host that loses time itself: that flattens the
 line, but some gaps have little of it in them, and no host counts what is not missing."""
