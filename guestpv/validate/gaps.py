@@ -94,7 +94,7 @@ def bound(guest: Guest) -> Finding:
     level=Level.MUST,
 )
 def proportional(guest: Guest) -> Finding:
-    whole, each = guest.proportions
+    whole, each = guest.proportions.whole, guest.proportions.each
     figures: dict[str, Any] = {
         "gaps": whole.gaps,
         "switched": whole.switched,
@@ -106,7 +106,7 @@ def proportional(guest: Guest) -> Finding:
             }
             for cpu, one in each.items()
         ],
-        "long_gaps": guest.long_gaps.tolist(),
+        "long_gaps": guest.proportions.gaps.tolist(),
     }
     capped = [cpu for cpu, one in each.items() if one.cap_ns]
     if capped:
@@ -117,35 +117,34 @@ def proportional(guest: Guest) -> Finding:
             " the hypervisor",
             **figures,
         ).on(capped)
-    if whole.tiny > max(_LOST, whole.gaps // 2):
+    tiny = [cpu for cpu, one in each.items() if one.tiny > max(_LOST, one.gaps // 2)]
+    if tiny or whole.tiny > max(_LOST, whole.gaps // 2):
+        found = each[tiny[0]] if tiny else whole
         return failed(
-            f"of {whole.tiny:,} of {whole.gaps:,} long gaps some nanoseconds are counted",
+            f"of {found.tiny:,} of {found.gaps:,} long gaps some nanoseconds are counted",
             "its unit is none that the specification knows: ask who runs the hypervisor",
             **figures,
-        ).on(each)
-    if whole.line is None:
-        return _no_line(whole, figures)
-    figures |= {
-        "factor": round(whole.line.factor, 6),
-        "factor_low": round(whole.line.low, 6),
-        "factor_high": round(whole.line.high, 6),
-        "constant_ns": round(whole.line.constant_ns),
-    }
+        ).on(tiny or each)
+    if whole.line:
+        figures |= {
+            "factor": round(whole.line.factor, 6),
+            "factor_low": round(whole.line.low, 6),
+            "factor_high": round(whole.line.high, 6),
+            "constant_ns": round(whole.line.constant_ns),
+        }
     off = {
         cpu: one.line
         for cpu, one in each.items()
         if one.line and is_off(one, one.line, _TOLERANCE_OF_ONE)
     }
-    if off or is_off(whole, whole.line, _TOLERANCE if len(each) > 1 else _TOLERANCE_OF_ONE):
+    if off:  # whatever all together say
         surest_first = sorted(off, key=lambda cpu: _width(off[cpu]))
-        line = off[surest_first[0]] if off else whole.line
-        return failed(
-            f"{_said(line)} of what is missing is counted, in {whole.gaps:,} gaps"
-            f"{_looks_like(line)}",
-            f"take {1 / line.factor:.3g} times what it says for an estimate, and ask who runs the"
-            " hypervisor",
-            **figures,
-        ).on(surest_first or each)
+        surest = surest_first[0]
+        return _off(each[surest], off[surest], figures).on(surest_first)
+    if whole.line is None:
+        return _no_line(whole, figures)
+    if is_off(whole, whole.line, _TOLERANCE if len(each) > 1 else _TOLERANCE_OF_ONE):
+        return _off(whole, whole.line, figures).on(each)
     lines = [whole.line, *(one.line for one in each.values() if one.line)]
     vague = next((line for line in lines if _excludes_1(line)), None)
     if vague:
@@ -165,6 +164,15 @@ def proportional(guest: Guest) -> Finding:
         )
     return passed(
         f"{text}; {whole.line.constant_ns / 1e6:.2f} ms of each is not the count's", **figures
+    )
+
+
+def _off(found: Proportion, line: Line, figures: dict[str, Any]) -> Finding:
+    return failed(
+        f"{_said(line)} of what is missing is counted, in {found.gaps:,} gaps{_looks_like(line)}",
+        f"take {1 / line.factor:.3g} times what it says for an estimate, and ask who runs the"
+        " hypervisor",
+        **figures,
     )
 
 
@@ -245,11 +253,7 @@ def _looks_like(line: Line) -> str:
     also=(Clause.BEFORE_IT_RUNS,),
 )
 def lost(guest: Guest) -> Finding:
-    whole, each = guest.proportions
-    # Each of many may look so by chance, so each has to be surer.
-    losing = [cpu for cpu, one in each.items() if loses(one, _CHANCE / len(each))]
-    if not losing and loses(whole, _CHANCE):
-        losing = list(each)
+    whole, each = guest.proportions.whole, guest.proportions.each
     text = f"{whole.uncounted:,} of {whole.gaps:,} long gaps were not counted"
     figures: dict[str, Any] = {
         "uncounted": whole.uncounted,
@@ -260,20 +264,29 @@ def lost(guest: Guest) -> Finding:
         "joined_expected": round(whole.joined_expected, 3),
         "in_place": whole.in_place,
     }
+    # Each of many may look so by chance, so each has to be surer.
+    losing = [cpu for cpu, one in each.items() if loses(one, _CHANCE / len(each))]
+    if losing:
+        return _loses(each[losing[0]], figures).on(losing)
     if whole.line is None:
         return _no_line(whole, figures)
-    if losing:
-        return failed(
-            f"{text}, {whole.alike:,} of them as long as those that were; had the host lost those"
-            f" itself, more than {max(1, math.floor(_TOGETHER * whole.joined_expected)):,} of the"
-            f" others would have one in them, and {whole.joined:,} have",
-            "the host takes slices of time and does not report all of them: ask who runs it",
-            **figures,
-        ).on(losing)
+    if loses(whole, _CHANCE):
+        return _loses(whole, figures).on(each)
     if whole.uncounted > max(_LOST, whole.gaps // 4) or whole.alike >= _LOST:
         return warned(f"{text}, maybe since the host lost time itself", _WAY_OUT, **figures)
     text += ": the host lost that time itself, maybe" if whole.uncounted else ""
     return passed(text, **figures)
+
+
+def _loses(found: Proportion, figures: dict[str, Any]) -> Finding:
+    come_together = max(1, math.floor(_TOGETHER * found.joined_expected))
+    return failed(
+        f"{found.uncounted:,} of {found.gaps:,} long gaps were not counted, {found.alike:,} of them"
+        " as long as those that were; had the host lost those itself, more than"
+        f" {come_together:,} of the others would have one in them, and {found.joined:,} have",
+        "the host takes slices of time and does not report all of them: ask who runs it",
+        **figures,
+    )
 
 
 def loses(found: Proportion, chance: float = _CHANCE) -> bool:

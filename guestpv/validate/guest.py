@@ -34,7 +34,7 @@ from guestpv.validate.disruption import (
 )
 from guestpv.validate.hostaccount import HostAccount, HostView
 from guestpv.validate.kernelwatch import KernelWatch, Sample
-from guestpv.validate.proportion import CONFIDENCE, Proportion, proportion
+from guestpv.validate.proportion import Proportions, proportions
 from guestpv.validate.record import Record, rtc_s, take
 from guestpv.validate.undisturbed import undisturbed
 
@@ -247,28 +247,20 @@ class Guest:
         return self._watch() if watched.slept else watched
 
     @cached_property
-    def long_gaps(self) -> LongGaps:
-        """Those of the vCPUs that are judged; if they tell too little, of twice as long again.
+    def proportions(self) -> Proportions:
+        """Of the long gaps of the vCPUs that are judged; if they tell too little, of those of twice
+        as long again, too.
 
-        So they do where each gap has something else in it, too, and where some may be lost.
+        They do where each gap has something else in it, too, and where some may be lost.
         """
         gaps, cpus = self.watched.long_gaps, self.watched.judged["cpu"].tolist()
-        gaps = gaps[np.isin(gaps["cpu"], cpus)]
-        if not proportion(gaps).tells_too_little:
-            return gaps
+        found = proportions(gaps[np.isin(gaps["cpu"], cpus)], cpus)
+        if not found.whole.tells_too_little:
+            return found
         seconds = min(2 * self.options.observe_s, _AGAIN_S)
         saying = f"watching {len(cpus)} vCPUs for {seconds:g} s more"
         more = observe(self.reader, cpus, seconds, lambda: self.progress(saying))
-        return np.concatenate([gaps, more.long_gaps])
-
-    @cached_property
-    def proportions(self) -> tuple[Proportion, dict[int, Proportion]]:
-        """What the long gaps of all vCPUs that are judged say together, and those of each."""
-        gaps, cpus = self.long_gaps, self.watched.judged["cpu"].tolist()
-        # Each of many may be off by chance, so each has to be surer of itself.
-        confidence = 1 - (1 - CONFIDENCE) / len(cpus)
-        each = {cpu: proportion(gaps[gaps["cpu"] == cpu], confidence) for cpu in cpus}
-        return proportion(gaps), each
+        return proportions(np.concatenate([found.gaps, more.long_gaps]), cpus)
 
     @property
     def unwatched(self) -> str | None:

@@ -19,6 +19,7 @@ in it, they are no losses. Second, it cuts in two what the vCPU would have run f
 after a run and before another.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -121,6 +122,25 @@ class Proportion:
     def tells_too_little(self) -> bool:
         """Whether more of them would tell more: of what is hidden of each, or of lost slices."""
         return self.line is not None and (not self.line.sharp or self.alike >= _SUSPECT)
+
+
+@dataclass(frozen=True, slots=True)
+class Proportions:
+    """What long gaps say."""
+
+    gaps: LongGaps
+    whole: Proportion
+    """Of all vCPUs together."""
+    each: dict[int, Proportion]
+    """By CPU."""
+
+
+def proportions(gaps: LongGaps, cpus: Sequence[int]) -> Proportions:
+    """Of the long gaps of *cpus*, of which some may have none."""
+    # Each of many may be off by chance, so each has to be surer of itself.
+    confidence = 1 - (1 - CONFIDENCE) / len(cpus)
+    each = {cpu: proportion(gaps[gaps["cpu"] == cpu], confidence) for cpu in cpus}
+    return Proportions(gaps, proportion(gaps), each)
 
 
 def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:

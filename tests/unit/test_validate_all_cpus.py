@@ -19,6 +19,7 @@ from guestpv.validate import Outcome, catalogue, counter, gaps, host, life
 from guestpv.validate.disruption import Resumed, Switched
 from guestpv.validate.guest import Guest, Options
 from guestpv.validate.hostaccount import HostView
+from guestpv.validate.proportion import proportions
 
 SECOND = 1_000_000_000
 CPUS = range(5)
@@ -52,8 +53,7 @@ def guest_of(observed, long_gaps=()):
         after=snapshot(11 * SECOND, 2 * SECOND),
     )
     guest = SimpleNamespace(watched=watched, first=snapshot(1), asked=list(CPUS))
-    guest.long_gaps = np.array(list(long_gaps), LONG_GAP)
-    guest.proportions = Guest.proportions.func(guest)
+    guest.proportions = proportions(np.array(list(long_gaps), LONG_GAP), CPUS)
     return guest
 
 
@@ -110,6 +110,35 @@ def test_of_long_gaps(judge, counted):
     finding = judged(judge, guest_of(rows(), long_gaps(counted=counted)))
     assert (finding.verdict, finding.cpus) == ("fail", tuple(BROKEN))
     assert judged(judge, guest_of(rows())).verdict == "skip"
+
+
+@pytest.mark.parametrize(
+    ("judge", "counted", "text"),
+    [
+        (gaps.proportional, lambda ns: ns // 2, "of what is missing is counted, in 80 gaps"),
+        (gaps.proportional, lambda ns: ns // 4_000_000, "of 80 of 80 long gaps some nanoseconds"),
+        (gaps.lost, lambda ns: np.where(np.arange(80) % 4, ns, 0), "20 of 80 long gaps were not"),
+    ],
+    ids=["half", "jiffies", "one in four"],
+)
+def test_of_one_vcpu_that_is_contended_alone(judge, counted, text):
+    """Of the others some microseconds are counted where the host lost time itself."""
+    rng = np.random.default_rng(0)
+    log = np.zeros(480, LONG_GAP)
+    log["cpu"] = [cpu for cpu in CPUS for _ in range(80 if cpu == 3 else 100)]
+    log["began_ns"] = 22_000_000 * np.arange(len(log))
+    log["length_ns"] = rng.uniform(1_000_000, 5_000_000, len(log))
+    log["stolen_ns"] = rng.uniform(500, 5000, len(log))
+    taken_ns = 8_000_000 + 4_000_000 * (np.arange(80) % 3) + 1000 * np.arange(80)
+    log["length_ns"][log["cpu"] == 3] = taken_ns + 300_000
+    log["stolen_ns"][log["cpu"] == 3] = taken_ns
+    guest = guest_of(rows(), log)
+    assert guest.proportions.whole.line is None
+    assert judged(judge, guest).verdict == "warn"
+    log["stolen_ns"][log["cpu"] == 3] = counted(taken_ns)
+    finding = judged(judge, guest_of(rows(), log))
+    assert (finding.verdict, finding.cpus) == ("fail", (3,))
+    assert text in finding.text
 
 
 def test_what_is_hardly_known_is_a_warning():
@@ -242,5 +271,5 @@ def test_what_tells_too_little_is_watched_again(machine, beside_ns, again):
     )
     said = []
     guest.progress = said.append
-    assert (guest.long_gaps[:60] == guest.watched.long_gaps).all()
+    assert (guest.proportions.gaps[:60] == guest.watched.long_gaps).all()
     assert any("for 0.2 s more" in text for text in said) == again
