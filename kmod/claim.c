@@ -7,6 +7,7 @@
 
 #include <linux/arm-smccc.h>
 #include <linux/errno.h>
+#include <linux/limits.h>
 #include <linux/printk.h>
 
 #include "core.h"
@@ -35,7 +36,8 @@ void guestpv_owner_learn(unsigned int cpu, struct guestpv_entry *entry)
 	entry->st_return = res.a0;
 	entry->origin = GUESTPV_ORIGIN_CLAIMED;
 
-	if (entry->st_return < 0)
+	/* NOT_SUPPORTED is an int64, and was an int32 in the draft: no address is like either. */
+	if (entry->st_return < 0 || res.a0 == U32_MAX)
 		entry->fault = GUESTPV_FAULT_NOT_SUPPORTED;
 	else
 		entry->ipa = res.a0;

@@ -30,8 +30,9 @@ static bool guestpv_pmu_can_know(const struct perf_event *event)
 {
 	unsigned int cpu;
 
+	/* Of a task's event the core has looked at no more than nr_cpu_ids so far. */
 	if (event->cpu >= 0)
-		return guestpv_total_is_known(event->cpu);
+		return cpu_possible(event->cpu) && guestpv_total_is_known(event->cpu);
 	for_each_online_cpu(cpu)
 		if (guestpv_total_is_known(cpu))
 			return true;
