@@ -25,7 +25,7 @@ STEP_S = 1
 """Of rate(): what becomes of a rule's 5 minutes when all is so fast."""
 
 EXPORTERS = {
-    9857: "guestpv exporter --listen 127.0.0.1:9857 --interval 0.5",
+    9857: "guestpv exporter --listen 127.0.0.1:9857 --interval 0.1",
     9100: "prometheus-node-exporter --web.listen-address 127.0.0.1:9100"
     " --collector.disable-defaults --collector.cpu",
 }

@@ -131,9 +131,9 @@ def test_with_nohz_full_node_exporter_is_stuck_and_guestpv_is_not(tmp_path, pict
         lab.steal(30)
         story.event("contention")
         story.go_on(WINDOW_S + 2)
-        story.event("cpu2 offline and online")
         switch(lab, cpu, online=False)
         switch(lab, cpu, online=True)
+        story.event("cpu2 offline and online")
         lab.run(["taskset", "-pc", str(cpu), busy]).check_returncode()
         story.go_on(WINDOW_S + 8)
 
