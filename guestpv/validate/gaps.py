@@ -263,7 +263,17 @@ def lost(guest: Guest) -> Finding:
         "joined": whole.joined,
         "joined_expected": round(whole.joined_expected, 3),
         "in_place": whole.in_place,
+        "stopped": whole.stopped,
     }
+    stopped = [cpu for cpu, one in each.items() if one.stopped]
+    if stopped:
+        return failed(
+            f"the count stopped: {each[stopped[0]].stopped:,} long gaps in a row were not counted,"
+            " as long and as often as those that were until then",
+            "this count can't be used, nor can the kernel's, which is made of it: ask who runs the"
+            " hypervisor",
+            **figures,
+        ).on(stopped)
     # Each of many may look so by chance, so each has to be surer.
     losing = [cpu for cpu, one in each.items() if loses(one, _CHANCE / len(each))]
     if losing:

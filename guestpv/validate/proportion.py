@@ -58,6 +58,12 @@ _WHOLE_RUN = 0.75
 _UNIT = 1.7
 """A tenth of what is counted of gaps is no more than so much above the half, if hardly anything is
 and that is by a unit: no gap is counted as more. What comes with a host's own losses, some are."""
+_NEARLY_ALL = 0.8
+_AS_OFTEN = 2
+"""A host's own losses are no more than a quarter of the slices until these end, then, and do not
+come as often as half of those from there on."""
+_APART_NS = 1e9
+"""There is at least a gap in such a time, or the guest was not watched."""
 _TINY_NS = 100
 """Nobody takes a vCPU's time in pieces as short as this."""
 
@@ -104,6 +110,9 @@ class Proportion:
     """Those of *alike* before and after which the vCPU ran for about as long as between slices."""
     in_place_by_chance: float
     """What part of them would be so, if they were the host's own losses."""
+    stopped: int
+    """Gaps like the counted after the last that was, on vCPUs where until then nearly all of them
+    were, if there are many and they come as often as before."""
     tiny: int
     """Gaps of which some nanoseconds were counted."""
     shares: tuple[float, float]
@@ -176,6 +185,7 @@ def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
         joined_expected=_expected(gaps, judged[alike], judged[~uncounted]),
         in_place=in_place,
         in_place_by_chance=by_chance,
+        stopped=_stopped(judged, alike, ~uncounted),
         tiny=int(((stolen_ns > 0) & (stolen_ns < _TINY_NS)).sum()),
         shares=_shares(length_ns[~uncounted], stolen_ns[~uncounted]),
         cap_ns=_cap_ns(length_ns, stolen_ns),
@@ -263,6 +273,28 @@ def _runs_ns(gaps: LongGaps, within: LongGaps | None = None) -> Floats:
         np.subtract.at(runs_ns, at[inside], within["length_ns"][inside].astype(np.float64))
     runs: Floats = np.maximum(runs_ns, 0.0)
     return runs
+
+
+def _stopped(gaps: LongGaps, alike: npt.NDArray[np.bool_], counted: npt.NDArray[np.bool_]) -> int:
+    stopped = 0
+    for cpu in np.unique(gaps["cpu"]):
+        own = gaps["cpu"] == cpu
+        began_ns = gaps["began_ns"][own & (alike | counted)].astype(np.float64)
+        times_ns = gaps["began_ns"][own & counted].astype(np.float64)
+        if len(times_ns) < _ENOUGH:
+            continue
+        until_ns, after_ns = np.split(np.sort(began_ns), [(began_ns <= times_ns.max()).sum()])
+        if (
+            len(after_ns) >= _ENOUGH
+            and len(times_ns) >= _NEARLY_ALL * len(until_ns)
+            and _apart_ns(after_ns) <= _AS_OFTEN * _apart_ns(until_ns)
+        ):
+            stopped += len(after_ns)
+    return stopped
+
+
+def _apart_ns(times_ns: Floats) -> float:
+    return float(np.minimum(np.diff(times_ns), _APART_NS).mean())
 
 
 def _shares(length_ns: Floats, stolen_ns: Floats) -> tuple[float, float]:

@@ -197,6 +197,38 @@ def test_a_host_that_does_not_count_one_slice_in_a_hundred_is():
         assert loses(found), (seed, found)
 
 
+@pytest.mark.parametrize("seconds", [2.0, 10.0])
+def test_a_count_that_stops_after_a_while_is_found(seconds):
+    for seed in range(RUNS):
+        gaps = host(
+            seed,
+            taken=by_deadline(0.5),
+            own=lambda rng, n: rng.uniform(1, 9, n),
+            own_per_s=5,
+            seconds=seconds,
+        )
+        frozen = gaps["began_ns"] > 0.8e9
+        assert proportion(gaps).stopped == 0
+        gaps["stolen_ns"][frozen] = 0
+        found = proportion(gaps)
+        assert 0.6 * frozen.sum() < found.stopped <= frozen.sum(), (seed, found)
+
+
+@pytest.mark.parametrize("own_per_s", [5, 15, 60])
+def test_a_host_that_takes_nothing_any_more_has_not_stopped_counting(own_per_s):
+    """Its own losses go on, and may come in bursts when the slices are over."""
+    bursts = lambda rng, n: rng.uniform(5, 15, n)  # noqa: E731
+    for seed in range(RUNS):
+        gaps = host(seed, taken=by_deadline(0.5), own=bursts, own_per_s=own_per_s, seconds=10)
+        slices_end = (gaps["began_ns"] > 2e9) & (gaps["stolen_ns"] > 0)
+        gaps = gaps[~slices_end]
+        assert proportion(gaps).stopped == 0
+        late = gaps["began_ns"] > 2e9
+        second = gaps["began_ns"][late] // 10**9 * 10**9
+        gaps["began_ns"][late] = second + (gaps["began_ns"][late] - second) // 10
+        assert proportion(gaps).stopped == 0, seed
+
+
 def test_a_cap_is_found():
     stolen_ms = slices(300)
     gaps = gaps_of(stolen_ms)
