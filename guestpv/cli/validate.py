@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,6 +150,10 @@ def validate(
         raise typer.BadParameter("--json and --tap are two formats of one report")
     if quick and seconds is not None:
         raise typer.BadParameter("--quick and --seconds are two answers to one question")
+    image = None if source in ("auto", "device", "procfs") else Path(source)
+    stdout = Path("/dev/stdout") if compare or not record else None  # else no report is written
+    _apart(record, image, stdout)
+    _apart(junit, image, stdout, record, compare)
     if record and not compare:
         # Not --host-account, which may come from the environment.
         of_a_run = (only, skip, cpu, leave_isolated, seconds, quick, disruptive, wait, require)
@@ -183,6 +189,22 @@ def validate(
         record=record,
     )
     raise typer.Exit(perform(request))
+
+
+def _apart(written: Path | None, *others: Path | None) -> None:
+    """Refuse to write to a file that has another part in the run: one of the two would be lost."""
+    file = written and _file(written)
+    if file and file in map(_file, filter(None, others)):
+        raise typer.BadParameter(f"{written} has another part in this, and would be overwritten")
+
+
+def _file(path: Path) -> object:
+    """What is the same for all names of a regular file, also of one that will be; else None."""
+    try:
+        found = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def _selected(only: list[str], skip: list[str], expect: Expect) -> list[Check]:

@@ -330,9 +330,14 @@ def _at_most(times: int, mean: float) -> float:
 
 def _at_least(times: int, of: int, chance: float) -> float:
     """The chance that what has *chance* happens so often or more (binomial)."""
-    return sum(
-        math.comb(of, n) * chance**n * (1 - chance) ** (of - n) for n in range(times, of + 1)
-    )
+    if not 0 < chance < 1:
+        return float(chance >= 1 or not times)
+
+    def log_chance(n: int) -> float:
+        ways = math.lgamma(of + 1) - math.lgamma(n + 1) - math.lgamma(of - n + 1)
+        return ways + n * math.log(chance) + (of - n) * math.log1p(-chance)
+
+    return sum(math.exp(log_chance(n)) for n in range(times, of + 1))
 
 
 @check(

@@ -9,7 +9,7 @@ import json
 import os
 import statistics
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich import box
@@ -29,6 +29,7 @@ class Run:
     by: the checks of which one must catch it; none where nothing is wrong
     failed: those that blamed the hypervisor, and how long after the beginning, in seconds
     found: verdict and text of all that did not pass
+    long_gaps: the log, by which another rule can judge the run again
     """
 
     name: str
@@ -38,6 +39,7 @@ class Run:
     observe_s: float
     failed: dict[str, float]
     found: dict[str, list[str]]
+    long_gaps: list[list[int]] = field(default_factory=list)
 
     @property
     def caught(self) -> bool:

@@ -341,6 +341,7 @@ def validate(
             if verdict == Verdict.FAIL and ID_LEVEL[id].blames_hypervisor
         },
         found={id: what for id, what in found.items() if what[0] != Verdict.PASS},
+        long_gaps=VALIDATORS[lab].long_gaps,
     )
     campaign.keep(run)
     record(campaign.PROPERTY, run.record())

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import theilslopes
+from scipy.stats import binom, theilslopes
 
 from guestpv.latency.observation import LONG_GAP, LONG_NS
-from guestpv.validate.gaps import is_off, loses
+from guestpv.validate.gaps import _at_least, is_off, loses
 from guestpv.validate.proportion import Line, proportion
 
 TICK_MS = 4.0
@@ -227,6 +227,13 @@ def test_a_host_that_takes_nothing_any_more_has_not_stopped_counting(own_per_s):
         second = gaps["began_ns"][late] // 10**9 * 10**9
         gaps["began_ns"][late] = second + (gaps["began_ns"][late] - second) // 10
         assert proportion(gaps).stopped == 0, seed
+
+
+@pytest.mark.parametrize(("times", "of"), [(0, 0), (3, 7), (7, 7), (600, 1200), (2500, 20_000)])
+@pytest.mark.parametrize("chance", [0.0, 0.125, 0.5, 1.0])
+def test_a_chance_is_known_however_many_gaps_there_are(times, of, chance):
+    """A day has thousands, of which a double does not hold the binomial coefficients."""
+    assert _at_least(times, of, chance) == pytest.approx(binom.sf(times - 1, of, chance), abs=1e-9)
 
 
 def test_a_cap_is_found():

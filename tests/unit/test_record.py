@@ -5,7 +5,10 @@ import json
 import os
 import resource
 import stat
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -340,3 +343,32 @@ def test_what_never_ends_is_refused(monkeypatch, tmp_path):
     (tmp_path / "large").write_bytes(bytes(1001))
     with pytest.raises(FormatError, match="more than 1000 bytes"):
         recordfile.read_record(tmp_path / "large")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--junit", "{record}", "--compare", "{record}", "--event", "migrated"),
+        ("--junit", "{link}", "--compare", "{record}", "--event", "migrated"),
+        ("--junit", "{new}", "--record", "{new}", "--compare", "{record}", "--event", "migrated"),
+        ("--junit", "{page}"),
+        ("--record", "{page}"),
+        ("--junit", "{stdout}", "--json"),
+        ("--junit", "/dev/stdout"),
+        ("--record", "/dev/stdout", "--compare", "{record}", "--event", "migrated"),
+    ],
+)
+def test_no_file_is_lost_to_another_part_of_the_run(guestpv, machine, tmp_path, options):
+    names = {name: tmp_path / name for name in ("record", "link", "new", "stdout")}
+    guestpv("validate", "--source", machine.path, "--record", str(names["record"]))
+    names["link"].symlink_to(names["record"])
+    before = names["record"].read_bytes(), Path(machine.path).read_bytes()
+    command = [sys.executable, "-m", "guestpv", "validate", "--source", machine.path]
+    command += [option.format(page=machine.path, **names) for option in options]
+    with names["stdout"].open("w") as stdout:
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "another part in this" in " ".join(done.stderr.replace("│", "").split())
+    assert (names["record"].read_bytes(), Path(machine.path).read_bytes()) == before
+    assert names["stdout"].read_text() == ""
+    assert not names["new"].exists()
