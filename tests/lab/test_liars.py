@@ -369,6 +369,8 @@ def test_a_liar_is_caught(labs, liar, record_property):
 def test_no_healthy_hypervisor_is_blamed(labs, healthy, record_property):
     lab = labs(healthy.kernel, **healthy.spec)
     lab.steal(healthy.steal)
-    for _ in range(math.ceil(HEALTHY_RUNS / len(HEALTHY)) or 1):
-        run = validate(lab, healthy, healthy.kernel, record_property)
-        assert not run.failed, run.found
+    runs = [
+        validate(lab, healthy, healthy.kernel, record_property)
+        for _ in range(math.ceil(HEALTHY_RUNS / len(HEALTHY)) or 1)
+    ]
+    assert not [run.failed for run in runs if run.failed]
