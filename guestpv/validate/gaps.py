@@ -200,6 +200,7 @@ def is_off(found: Proportion, line: Line, tolerance: float = _TOLERANCE) -> bool
     if _is_vague(line):
         return False
     half, best = found.shares
+    tolerance += line.blur
     short = line.high < 1 - tolerance and best < 1 - tolerance
     long = line.low > 1 + tolerance and best > 1
     if found.muddled:

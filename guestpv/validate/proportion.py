@@ -51,6 +51,7 @@ _CAP_NS = 100 * _SAME_NS
 """What a gap is counted as at least where many are counted as the same, to the percent: some
 microseconds come with whatever a host loses itself."""
 _SHARP = 1.08
+_BLUR = 0.2
 _SUSPECT = 5
 """Uncounted gaps like the counted that call for more of both."""
 _WHOLE_RUN = 0.75
@@ -79,6 +80,10 @@ class Line:
     """The interval of confidence of *factor*, 99.9 % or what was asked for."""
     constant_ns: float
     """What is missing beside what is counted."""
+    blur: float = 0.0
+    """The square of how far what is missing beside varies, of how far what is counted does: so much
+    the factor is off for nothing, if the one is not the same for what is longer. Where all slices
+    are of two lengths it is from these two alone, and there the interval knows nothing of it."""
 
     @property
     def sharp(self) -> bool:
@@ -224,8 +229,15 @@ def _line(
     )
     if low <= 0:
         return None  # the count does not depend on what is missing
-    constant_ns = float(np.median(length_ns - slope * stolen_ns))
-    return Line(1 / slope, 1 / high, 1 / low, constant_ns)
+    beside_ns = length_ns - slope * stolen_ns
+    varies_ns = slope * _spread_ns(stolen_ns)
+    blur = (_spread_ns(beside_ns) / varies_ns) ** 2 if varies_ns else _BLUR
+    return Line(1 / slope, 1 / high, 1 / low, float(np.median(beside_ns)), min(blur, _BLUR))
+
+
+def _spread_ns(values_ns: Floats) -> float:
+    low, high = _usual_ns(values_ns)
+    return high - low
 
 
 def _by_unit(length_ns: Floats, stolen_ns: Floats) -> bool:

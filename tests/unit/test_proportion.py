@@ -413,6 +413,23 @@ def test_an_honest_host_is_not_blamed_if_1_is_all_but_within_the_bounds(factor, 
     assert is_off(found, line) == off
 
 
+@pytest.mark.parametrize(("factor", "off"), [(1.0, False), (0.5, True), (2.0, True)])
+def test_where_slices_are_of_two_lengths_what_is_beside_them_is_no_factor(factor, off):
+    """As seen where 5 % was taken: "85.5 % (from 82.1 to 95.0)", of 1.8 ms and 3.1 ms."""
+    excluded = 0
+    for seed in range(RUNS):
+        rng = np.random.default_rng(seed)
+        short = rng.random(260) < 0.7
+        stolen_ms = np.where(short, 1.8, 3.1) + rng.normal(0, 0.02, 260)
+        more = rng.random(260) < np.where(short, 0.3, 0.7)
+        found = proportion(
+            gaps_of(stolen_ms, 0.3 + 0.3 * more + rng.exponential(0.05, 260), factor)
+        )
+        excluded += found.line.high < 0.95 or found.line.low > 1.05
+        assert is_off(found, found.line) == off, (seed, found)
+    assert excluded  # intervals say that something is hidden
+
+
 def test_half_is_noticed_though_it_is_hardly_known():
     """As seen where the lab's machine was busy: "49.6 % (from 41.6 to 63.6)"."""
     line = Line(factor=0.496, low=0.416, high=0.636, constant_ns=700_000)
