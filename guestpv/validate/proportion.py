@@ -42,6 +42,9 @@ _COUNTED = 0.1
 """Part of what the line promises from which on a gap was counted at all."""
 _BESIDE_NS = 1_500_000
 """How much longer than the line says a gap must be to have something else in it."""
+_MOST_OF_IT = 0.5
+"""One honest host lost 4 ms itself at each tick, and took half of one, or nothing, beside it: what
+is as long as the counted gaps is then no slice that was not counted."""
 _ALIKE = 1.25
 """By how much an uncounted gap may be outside of what most of the counted are, and be like them."""
 _NEAR_NS = 500_000_000
@@ -175,7 +178,7 @@ def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
     uncounted = stolen_ns < _COUNTED * factor * length_ns
     expected_ns = stolen_ns / factor + (line.constant_ns if line else 0)
     beside = ~uncounted & (length_ns > expected_ns + _BESIDE_NS)
-    usual_ns = _usual_ns(length_ns[~uncounted & ~beside])
+    usual_ns = _taken_ns(length_ns[~uncounted & ~beside], stolen_ns[~uncounted & ~beside] / factor)
     alike = uncounted & (usual_ns[0] / _ALIKE < length_ns) & (length_ns < usual_ns[1] * _ALIKE)
     longer = length_ns > usual_ns[0] / _ALIKE  # what is shorter is a part of a run
     in_place, by_chance = _in_place(judged[longer], alike[longer], ~uncounted[longer])
@@ -254,6 +257,13 @@ def _usual_ns(length_ns: Floats) -> tuple[float, float]:
         return 0.0, 0.0
     low, high = np.quantile(length_ns, [0.1, 0.9])
     return float(low), float(high)
+
+
+def _taken_ns(length_ns: Floats, stolen_ns: Floats) -> tuple[float, float]:
+    """How long what the host takes usually is; nothing, if most of the gaps is its own losses."""
+    if len(length_ns) and np.median(stolen_ns / length_ns) < _MOST_OF_IT:
+        return 0.0, 0.0
+    return _usual_ns(length_ns)
 
 
 def _in_place(
