@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from inspect import cleandoc
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -108,6 +109,8 @@ def main() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # it was closed before this process began
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # no report ends at what a terminal can't show
     # A reader that had enough (`guestpv watch | head`) ends this process as it ends any filter.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # while all this was imported

@@ -357,7 +357,8 @@ def _report(form: str) -> tuple[Report, Progress]:
     from guestpv.cli.reports.people import PeopleConsole, PeopleReport
 
     console = PeopleConsole(highlight=False, markup=False, emoji=False)
-    return PeopleReport(console), progress(console) if console.is_terminal else seldom()
+    shows = console.is_terminal and not console.is_dumb_terminal
+    return PeopleReport(console), progress(console) if shows else seldom()
 
 
 def _junit(path: Path) -> Report:

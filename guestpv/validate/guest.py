@@ -232,6 +232,8 @@ class Guest:
                     reasons[int(row["cpu"])] = "its count could not be interpreted"
                 elif row["absent"]:
                     reasons[int(row["cpu"])] = "it went offline while it was watched"
+                elif self.seen.slept:
+                    reasons[int(row["cpu"])] = "the machine slept while it was watched"
         return {cpu: why for cpu, why in sorted(reasons.items()) if why}
 
     @cached_property

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from junitparser import JUnitXml
 
+from guestpv.cli.validation import _report
 from guestpv.page.abi import Fault
 from guestpv.source.reader import SNAPSHOT
 from guestpv.validate import catalogue, select
@@ -155,6 +157,38 @@ def test_a_report_for_programs_is_whole_beside_a_terminal(machine, form):
         assert len(checks_of(done)) == len(select(["discovery"]))
     else:
         assert f"\n1..{len(select(['discovery'])) + len(CONDITIONS)}\n" in done.stdout
+
+
+@pytest.mark.parametrize("columns", ["1", "20", "40"])
+def test_nothing_is_cut_off_for_want_of_columns(guestpv, machine, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    machine.revise(2, 1)
+    done = guestpv("validate", "--source", machine.path, "--only", "structure")
+    said = "".join(done.stdout.split())
+    assert "FAILstructure.revision:cpu2:revision0x1at1looks" in said
+    assert "promised:Therevisionis0,always" in said
+
+
+@pytest.mark.parametrize("option", ["--skip=life", "--list", "--tap"])
+def test_a_terminal_that_shows_nothing_but_ascii(machine, option):
+    """Not even what shows that something is done."""
+    master, terminal = os.openpty()
+    command = [sys.executable, "-m", "guestpv", "validate", "--source", machine.path, option]
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "TERM": "xterm", "COLUMNS": "80"}
+    process = subprocess.Popen(command, stdout=terminal, stderr=subprocess.PIPE, env=env)
+    os.close(terminal)
+    with suppress(OSError):  # its end
+        while os.read(master, 4096):
+            pass
+    os.close(master)
+    assert (process.wait(60), process.stderr.read()) == (0, b"")
+
+
+def test_on_a_dumb_terminal_a_long_run_says_that_it_goes_on(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for term, shown in ("xterm", "progress"), ("dumb", "seldom"):
+        monkeypatch.setenv("TERM", term)
+        assert _report("people")[1].gen.__name__ == shown
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--tap"]])

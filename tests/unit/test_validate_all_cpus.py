@@ -273,3 +273,10 @@ def test_what_tells_too_little_is_watched_again(machine, beside_ns, again):
     guest.progress = said.append
     assert (guest.proportions.gaps[:60] == guest.watched.long_gaps).all()
     assert any("for 0.2 s more" in text for text in said) == again
+
+
+def test_vcpus_that_were_watched_while_the_machine_slept_were_not_judged(machine):
+    guest = Guest(machine.path)
+    guest.watched = SimpleNamespace(rows=rows()[:2], judged=rows()[:2], unwatched={}, slept=True)
+    assert guest.unwatched
+    assert guest.unjudged == dict.fromkeys([0, 1], "the machine slept while it was watched")

@@ -48,11 +48,15 @@ class PeopleReport:
                 text.append(f"\n{finding.advice}", style="italic")
         for group in finding.unjudged:
             text.append(f"\nnot judged: cpu{listed(group.cpus)}: {group.why}", style="dim")
+        style = _STYLES[finding.verdict]
+        if self._console.width < 2 * _ID_WIDTH:
+            head = (finding.verdict.upper(), style)
+            self._console.print(Text.assemble(head, f" {check.id}: ", text))
+            return
         line = Table.grid(padding=(0, 2))
         line.add_column(width=5)
         line.add_column(width=_ID_WIDTH)
         line.add_column()
-        style = _STYLES[finding.verdict]
         line.add_row(Text(finding.verdict.upper(), style=style), check.id, text)
         self._console.print(line)
 
