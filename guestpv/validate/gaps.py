@@ -20,7 +20,7 @@ _TOLERANCE = 0.03
 that is healthy it is off by 1 or 2 %,"""
 _TOLERANCE_OF_ONE = 0.05
 """and that of one vCPU by 3 %."""
-_AWAY = 1 / 3
+_AWAY = 0.4
 """A factor is nobody's fault if 1 is closer to its bounds than so much of what lies between them,
 all by their logarithms. Where little is taken, what a host loses itself is as long as that: one
 honest host had "70 % (from 53 to 95)". Of 100 intervals of liars 0.49 was the closest."""

@@ -234,7 +234,7 @@ def _line(
         return None  # the count does not depend on what is missing
     beside_ns = length_ns - slope * stolen_ns
     varies_ns = slope * _spread_ns(stolen_ns)
-    blur = (_spread_ns(beside_ns) / varies_ns) ** 2 if varies_ns else _BLUR
+    blur = (_spread_ns(beside_ns) / varies_ns) ** 2 / 2 if varies_ns else _BLUR
     return Line(1 / slope, 1 / high, 1 / low, float(np.median(beside_ns)), min(blur, _BLUR))
 
 
