@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: MIT
 """What the kernel announces by uevents: CPUs, counts that restarted, a VM that was restored."""
 
-import errno
 import fcntl
 import os
-import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from guestpv.cpulist import CpuList
+from guestpv.driver.datagrams import received
 from guestpv.errors import PermissionDeniedError
 
-_DATAGRAM_BYTES = 16384
 _NS_GET_USERNS = 0xB701  # <linux/nsfs.h>
 _FIRST_USERS = 0xEFFFFFFD  # the inode of the first user namespace: PROC_USER_INIT_INO
 
@@ -148,20 +146,13 @@ class EventSource:
     def read(self) -> list[Event]:
         """All events that have come, without waiting; the last is an OverrunEvent if others came
         that are lost."""
-        events: list[Event] = []
-        overrun = False
-        while True:
-            # Not the socket's get(): it would move datagrams into a queue that no poll() sees.
-            try:
-                datagram = bytes(self._socket.recv(_DATAGRAM_BYTES, socket.MSG_DONTWAIT))
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                overrun = True  # those that are left in the queue count
-                continue
-            events += filter(None, map(event_of, self._parse(datagram)))
+        datagrams, overrun = received(self._socket)
+        events = [
+            event
+            for datagram in datagrams
+            for event in map(event_of, self._parse(datagram))
+            if event
+        ]
         return [*events, OverrunEvent()] if overrun else events
 
     def _parse(self, datagram: bytes) -> Iterable[Mapping[str, str]]:

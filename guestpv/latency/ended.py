@@ -15,10 +15,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Self
 
+from guestpv.driver.datagrams import received
 from guestpv.errors import Error, PermissionDeniedError
 
 _POSSIBLE = Path("/sys/devices/system/cpu/possible")
-_DATAGRAM_BYTES = 1 << 16
 _QUEUE_BYTES = 16 << 20
 _SO_RCVBUFFORCE = 33
 _MOST_TASKS = 1 << 22
@@ -76,17 +76,9 @@ class EndedTasks:
 
     def read(self, child: int) -> None:
         """Take what has come, without waiting; *child* is for somebody else to wait for."""
-        while True:
-            # Not the socket's get(): it would move datagrams into a queue that no poll() sees.
-            try:
-                datagram = bytes(self._socket.recv(_DATAGRAM_BYTES, socket.MSG_DONTWAIT))
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                self._lost = True
-                continue
+        datagrams, overrun = received(self._socket)
+        self._lost |= overrun
+        for datagram in datagrams:
             for message in self._socket.marshal.parse(datagram):
                 self._take(message, child)
         for orphan in tuple(self._orphans):

@@ -55,6 +55,7 @@ _CAP_NS = 100 * _SAME_NS
 microseconds come with whatever a host loses itself."""
 _SHARP = 1.08
 _BLUR = 0.2
+"""At most: a host that loses time itself may lie all the same."""
 _SUSPECT = 5
 """Uncounted gaps like the counted that call for more of both."""
 _WHOLE_RUN = 0.75
@@ -84,9 +85,9 @@ class Line:
     constant_ns: float
     """What is missing beside what is counted."""
     blur: float = 0.0
-    """The square of how far what is missing beside varies, of how far what is counted does: so much
-    the factor is off for nothing, if the one is not the same for what is longer. Where all slices
-    are of two lengths it is from these two alone, and there the interval knows nothing of it."""
+    """Half the square of how far what is missing beside varies, of how far what is counted does: so
+    much the factor is off for nothing, if the one is not the same for what is longer. Where all
+    slices are of two lengths it is from these two alone, and the interval knows nothing of that."""
 
     @property
     def sharp(self) -> bool:
