@@ -154,10 +154,10 @@ class Story:
             rates[int(series.labels["cpu"])] = said
         return rates
 
-    def after(self, what: str) -> slice:
-        """The steps whose windows begin after that event."""
+    def after(self, what: str, *, later_s: float = 0) -> slice:
+        """The steps whose windows begin after that event, or so much later."""
         (began_s,) = (time_s for time_s, event in self.events if event == what)
-        return slice(int(np.searchsorted(self.steps, began_s + WINDOW_S)), None)
+        return slice(int(np.searchsorted(self.steps, began_s + later_s + WINDOW_S)), None)
 
 
 @dataclass(frozen=True)

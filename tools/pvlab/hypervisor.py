@@ -16,8 +16,10 @@ from .run import Run
 from .site import Site, ThisMachine
 
 # All there is, but for what costs time and is nothing to PV-time: pointers that are signed by every
-# function of the kernel, and vectors whose every operation is a call and a loop of QEMU's.
-_EMULATED_CPU = ("-cpu", "max,pauth=off,sve=off,sme=off", "-accel", "tcg,thread=multi")
+# function of the kernel, and vectors whose every operation is a call and a loop of QEMU's. And not
+# LPA2: where a walk of its first level ends at stage 2, QEMU 7.2 reports level -1, which is that of
+# stage 1, and KVM does not know such a fault. A guest with 52-bit addresses could not be moved.
+_EMULATED_CPU = ("-cpu", "max,pauth=off,sve=off,sme=off,lpa2=off", "-accel", "tcg,thread=multi")
 
 
 @dataclass(frozen=True, slots=True)
