@@ -14,7 +14,7 @@ from pvlab import Lab
 
 STOLEN = "guestpv_stolen_seconds_total"
 STEAL = 'node_cpu_seconds_total{mode="steal"}'
-AWAY_S = 3
+AWAY_S = 1
 RELOAD = """
 parameters=/sys/module/guestpv/parameters
 offset=$(cat $parameters/adopt_offset) build=$(cat $parameters/adopt_build)
@@ -53,24 +53,25 @@ def test_the_rate_is_what_the_host_took_whatever_happens(tmp_path, pictures):
         lab.steal(40)
         lab.run(["kill", "-CONT", *busy])
         story.event("contention")
-        story.go_on(12)
+        story.go_on(20)
+        story.await_scrape(prometheus)
         story.event("migration")
         story.move()
-        story.go_on(12)
-        story.event("module reloaded")
+        story.go_on(20)
         story.await_scrape(prometheus)
+        story.event("module reloaded")
         lab.run(["sh", "-c", RELOAD]).check_returncode()
-        story.go_on(10)
-        story.event("cpu1 off")
+        story.go_on(20)
+        story.await_scrape(prometheus)  # one without the CPU would let node_exporter begin anew
         switch(lab, 1, online=False)
         story.go_on(AWAY_S)
         switch(lab, 1, online=True)
         lab.run(["taskset", "-pc", "1", busy[1]]).check_returncode()
-        story.event("and on")
-        story.go_on(12)
+        story.event("cpu1 off and on")
+        story.go_on(30)
         story.event("cpu0's count lost")
         lose_count(lab, 0)
-        story.go_on(10)
+        story.go_on(30)
         lab.steal(0)
         lab.run(["kill", *busy])
         story.event("quiet")
@@ -115,13 +116,13 @@ def test_the_rate_is_what_the_host_took_whatever_happens(tmp_path, pictures):
         assert np.abs(told[cpu] - story.share_taken(cpu)).max() < 0.15  # neither spike nor dip
     assert abs(sum(integrals_s) / sum(story.taken_s) - 1) < 0.01
 
-    contended = slice(story.after("and on").start, story.after("quiet").start - WINDOW_S)
+    contended = slice(story.after("cpu1 off and on").start, story.after("quiet").start - WINDOW_S)
     assert story.share_taken(1)[contended].min() > 0.3
     assert np.nanmax(steal[1][contended]) == 0
-    assert np.nanmax(steal[1][: contended.start - WINDOW_S - AWAY_S]) > 0.3  # before, it was seen
+    assert np.nanmax(steal[1][: contended.start - WINDOW_S]) > 0.3  # before, it was seen
 
 
-def test_with_nohz_full_node_exporter_is_stuck_and_guestpv_is_not(tmp_path, pictures):
+def test_with_nohz_full_node_exporter_is_wrong_and_guestpv_is_not(tmp_path, pictures):
     cpu = 2
     with (
         Lab(kernel="stock-6.1", vcpus=4, append="nohz_full=1-3", load=True) as lab,
@@ -169,5 +170,5 @@ def test_with_nohz_full_node_exporter_is_stuck_and_guestpv_is_not(tmp_path, pict
     assert np.abs(told[after] - host.shares[after]).max() < 0.15
     assert host.shares[after].min() > 0.3
     assert host.shares[after].max() < 0.8
-    stuck = modes["steal"][after]
-    assert stuck.min() > 0.95 or stuck.max() < 0.05
+    # Flat at zero, or 100 % and more, when it counts at once what it had left out.
+    assert np.abs(modes["steal"][after] - host.shares[after]).min() > 0.25
