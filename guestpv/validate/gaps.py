@@ -10,7 +10,8 @@ from guestpv.cpulist import listed
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
 from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
-from guestpv.validate.proportion import Line, Proportion
+from guestpv.validate.line import Line
+from guestpv.validate.proportion import Proportion
 
 _ERROR_NS = 1_000_000
 _STOOD_STILL_NS = 1_000_000_000

@@ -7,9 +7,8 @@ the host, and the count should have grown by that much. In truth there is someth
 - a constant, for the world switches and the host's interrupts, which nobody counts;
 - now and then, what a host lost itself, because it is virtual, too: that it can't know of.
 
-Both make a gap longer than what is counted of it, and neither depends on how much that is. So the
-length is estimated from the count and not the other way round: noise in the length then widens the
-interval of confidence, where it would flatten the slope (and blame an honest host).
+Both make a gap longer than what is counted of it, and neither depends on how much that is: through
+what is missing and what is counted there is a line (line.py), and the second lies beside it.
 
 A gap that is not counted at all may be a slice of time that the host took and did not report, or a
 loss of its own. Lengths don't tell the two apart: the host's host may give slices like its own. But
@@ -21,23 +20,16 @@ after a run and before another.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from guestpv.latency.observation import LongGaps
-
-Floats = npt.NDArray[np.float64]
+from guestpv.validate.line import CONFIDENCE, ENOUGH, Floats, Line, through, usual_ns
 
 PAUSE_NS = 1_000_000_000
 """What is missing for so long is a VM that was paused."""
 
-CONFIDENCE = 0.999
-_ENOUGH = 20
-"""Gaps from which on a line is drawn."""
-_MOST = 800
-"""Gaps that are used at most: their pairs grow by the square."""
 _COUNTED = 0.1
 """Part of what the line promises from which on a gap was counted at all."""
 _BESIDE_NS = 1_500_000
@@ -53,9 +45,6 @@ _SAME_NS = 1_000
 _CAP_NS = 100 * _SAME_NS
 """What a gap is counted as at least where many are counted as the same, to the percent: some
 microseconds come with whatever a host loses itself."""
-_SHARP = 1.08
-_BLUR = 0.2
-"""At most: a host that loses time itself may lie all the same."""
 _SUSPECT = 5
 """Uncounted gaps like the counted that call for more of both."""
 _WHOLE_RUN = 0.75
@@ -71,28 +60,6 @@ _APART_NS = 1e9
 """There is at least a gap in such a time, or the guest was not watched."""
 _TINY_NS = 100
 """Nobody takes a vCPU's time in pieces as short as this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Theil and Sen's line through what is missing and what is counted."""
-
-    factor: float
-    """What the count grows by for each nanosecond that is missing; 1 if all is well."""
-    low: float
-    high: float
-    """The interval of confidence of *factor*, 99.9 % or what was asked for."""
-    constant_ns: float
-    """What is missing beside what is counted."""
-    blur: float = 0.0
-    """Half the square of how far what is missing beside varies, of how far what is counted does: so
-    much the factor is off for nothing, if the one is not the same for what is longer. Where all
-    slices are of two lengths it is from these two alone, and the interval knows nothing of that."""
-
-    @property
-    def sharp(self) -> bool:
-        """Whether a tenth that is hidden can be told from nothing."""
-        return self.high < _SHARP * self.low
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +136,12 @@ def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
     stolen_ns = judged["stolen_ns"].astype(np.float64)
     counted = stolen_ns > _COUNTED * length_ns
     by_unit = True
-    if counted.sum() < max(_ENOUGH, len(judged) // 5):  # or hardly anything is counted of any
+    if counted.sum() < max(ENOUGH, len(judged) // 5):  # or hardly anything is counted of any
         counted = stolen_ns > 0
         by_unit = _by_unit(length_ns[counted], stolen_ns[counted])
     line = None
     if by_unit:
-        line = _line(judged["cpu"][counted], length_ns[counted], stolen_ns[counted], confidence)
+        line = through(judged["cpu"][counted], length_ns[counted], stolen_ns[counted], confidence)
     factor = line.factor if line else 1.0
     uncounted = stolen_ns < _COUNTED * factor * length_ns
     expected_ns = stolen_ns / factor + (line.constant_ns if line else 0)
@@ -201,49 +168,6 @@ def proportion(gaps: LongGaps, confidence: float = CONFIDENCE) -> Proportion:
     )
 
 
-def _line(
-    cpus: npt.NDArray[np.uint64], length_ns: Floats, stolen_ns: Floats, confidence: float
-) -> Line | None:
-    """Sen (1968): the median slope of all pairs; its interval by Kendall's variance of their order.
-
-    Each vCPU has a constant of its own, so a pair is of one: between two that differ in how long
-    their gaps are, the difference of their constants would pass for a slope.
-
-    scipy.stats.theilslopes does the same (a test compares the two) and is a hundred times as large
-    as guestpv, in guests that have little.
-    """
-    if len(length_ns) > _MOST:
-        chosen = np.random.default_rng(0).choice(len(length_ns), _MOST, replace=False)
-        cpus, length_ns, stolen_ns = cpus[chosen], length_ns[chosen], stolen_ns[chosen]
-    if len(cpus) < _ENOUGH:
-        return None
-    i, j = np.triu_indices(len(cpus), 1)
-    i, j = i[cpus[i] == cpus[j]], j[cpus[i] == cpus[j]]
-    counted = stolen_ns[j] - stolen_ns[i]
-    slopes = np.sort((length_ns[j] - length_ns[i])[counted != 0] / counted[counted != 0])
-    if not len(slopes):
-        return None
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    n = np.unique(cpus, return_counts=True)[1]
-    half = z * np.sqrt((n * (n - 1) * (2 * n + 5)).sum() / 18)
-    lowest = max(0, round((len(slopes) - half) / 2) - 1)
-    highest = min(len(slopes) - 1, round((len(slopes) + half) / 2))
-    low, slope, high = (
-        float(each) for each in (slopes[lowest], np.median(slopes), slopes[highest])
-    )
-    if low <= 0:
-        return None  # the count does not depend on what is missing
-    beside_ns = length_ns - slope * stolen_ns
-    varies_ns = slope * _spread_ns(stolen_ns)
-    blur = (_spread_ns(beside_ns) / varies_ns) ** 2 / 2 if varies_ns else _BLUR
-    return Line(1 / slope, 1 / high, 1 / low, float(np.median(beside_ns)), min(blur, _BLUR))
-
-
-def _spread_ns(values_ns: Floats) -> float:
-    low, high = _usual_ns(values_ns)
-    return high - low
-
-
 def _by_unit(length_ns: Floats, stolen_ns: Floats) -> bool:
     """Whether about the same part is counted of those gaps of which most is."""
     if not len(stolen_ns):
@@ -252,19 +176,11 @@ def _by_unit(length_ns: Floats, stolen_ns: Floats) -> bool:
     return bool(tenth < _UNIT * half)
 
 
-def _usual_ns(length_ns: Floats) -> tuple[float, float]:
-    """From where to where the middle eighty percent are."""
-    if not len(length_ns):
-        return 0.0, 0.0
-    low, high = np.quantile(length_ns, [0.1, 0.9])
-    return float(low), float(high)
-
-
 def _taken_ns(length_ns: Floats, stolen_ns: Floats) -> tuple[float, float]:
     """How long what the host takes usually is; nothing, if most of the gaps is its own losses."""
     if len(length_ns) and np.median(stolen_ns / length_ns) < _MOST_OF_IT:
         return 0.0, 0.0
-    return _usual_ns(length_ns)
+    return usual_ns(length_ns)
 
 
 def _in_place(
@@ -304,11 +220,11 @@ def _stopped(gaps: LongGaps, alike: npt.NDArray[np.bool_], counted: npt.NDArray[
         own = gaps["cpu"] == cpu
         began_ns = gaps["began_ns"][own & (alike | counted)].astype(np.float64)
         times_ns = gaps["began_ns"][own & counted].astype(np.float64)
-        if len(times_ns) < _ENOUGH:
+        if len(times_ns) < ENOUGH:
             continue
         until_ns, after_ns = np.split(np.sort(began_ns), [(began_ns <= times_ns.max()).sum()])
         if (
-            len(after_ns) >= _ENOUGH
+            len(after_ns) >= ENOUGH
             and len(times_ns) >= _NEARLY_ALL * len(until_ns)
             and _apart_ns(after_ns) <= _AS_OFTEN * _apart_ns(until_ns)
         ):

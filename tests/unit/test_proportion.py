@@ -11,7 +11,8 @@ from scipy.stats import binom, theilslopes
 
 from guestpv.latency.observation import LONG_GAP, LONG_NS
 from guestpv.validate.gaps import _at_least, is_off, loses
-from guestpv.validate.proportion import Line, proportion
+from guestpv.validate.line import Line
+from guestpv.validate.proportion import proportion
 
 TICK_MS = 4.0
 RUNS = 30
