@@ -160,8 +160,9 @@ def build(
 @app.command("kernels")
 def list_kernels() -> None:
     """List the kernels that there are."""
+    width = max(map(len, KERNELS))
     for each in KERNELS.values():
-        typer.echo(f"{each.name:13} {each.what}{'' if each.bootable else ' (not to boot)'}")
+        typer.echo(f"{each.name:{width}} {each.what}{'' if each.bootable else ' (not to boot)'}")
 
 
 @app.command()
