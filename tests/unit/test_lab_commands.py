@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """./tools/lab, as far as it needs no machine."""
 
+import os
+
 import pytest
 from typer.testing import CliRunner
 
-from pvlab import Lab, LabError, cli, prepare
+from pvlab import Lab, LabError, cache, cli, prepare
 from pvlab.kernels import KERNELS
 
 
@@ -18,6 +20,24 @@ def lab():
         return done.output
 
     return run
+
+
+def in_use_no_more():
+    """What this process has used."""
+    while cache._held:
+        cache._held.popitem()[1].close()
+
+
+@pytest.fixture
+def artefact(tmp_path, monkeypatch):
+    """Have an artefact of 5 MB in a cache of our own."""
+    monkeypatch.setenv("GUESTPV_CACHE", str(tmp_path / "cache"))
+
+    def build(directory):
+        (directory / "part").write_bytes(os.urandom(5_000_000))
+
+    yield lambda name, **about: cache.artefact(name, [], build, **about)
+    in_use_no_more()
 
 
 def test_what_the_kernels_are_stands_in_one_column(lab):
@@ -44,3 +64,23 @@ def test_what_can_not_be_had_is_refused_before_anything_is_built_or_booted(
     monkeypatch.setattr(prepare, "prepare", pytest.fail)
     with pytest.raises(LabError, match=says), Lab(**wrong):
         pass
+
+
+def test_what_is_stale_is_removed_and_how_much_it_was_is_said(lab, artefact):
+    used, stale = artefact("used"), artefact("stale")
+    cache.Kept(stale)._write([])
+    assert "removed 0 artefacts: 0 MB; 1 are in use" in lab("clean", "--stale")
+    in_use_no_more()
+    assert "removed 1 artefacts: 5 MB; 0 are in use" in lab("clean", "--stale")
+    assert (used.exists(), stale.exists()) == (True, False)
+
+
+def test_what_is_in_use_stays_when_all_is_removed(lab, artefact):
+    gone = artefact("gone")
+    in_use_no_more()
+    used = artefact("used")
+    assert "removed 1 artefacts: 5 MB; 1 are in use" in lab("clean")
+    assert (used.exists(), gone.exists()) == (True, False)
+    in_use_no_more()
+    assert f"removed {cache.cache_dir()}: 5 MB" in lab("clean")
+    assert not cache.cache_dir().exists()

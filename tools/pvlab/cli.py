@@ -193,17 +193,17 @@ def clean(
         bool, typer.Option("--stale", help="Only what no checkout has a use for any more.")
     ] = False,
 ) -> None:
-    """Remove the cache with all that was built."""
-    if stale:
-        entries = [entry for entry in kept() if entry.is_stale]
-        freed = sum(entry.size for entry in entries if entry.remove())
-        left = sum(entry.path.exists() for entry in entries)
-        say(f"removed {len(entries) - left} artefacts: {freed / 1e6:.0f} MB; {left} are in use")
-        return
+    """Remove the cache with all that was built, but for what is in use."""
     cache = cache_dir()
-    freed = size_of(cache)
+    total = size_of(cache)
+    entries = [(entry, entry.size) for entry in kept() if entry.is_stale or not stale]
+    freed = [size for entry, size in entries if entry.remove()]
+    left = len(entries) - len(freed)
+    if stale or left:
+        say(f"removed {len(freed)} artefacts: {sum(freed) / 1e6:.0f} MB; {left} are in use")
+        return
     shutil.rmtree(cache, ignore_errors=True)
-    say(f"removed {cache}: {freed / 1e6:.0f} MB")
+    say(f"removed {cache}: {total / 1e6:.0f} MB")
 
 
 def ago(seconds: float) -> str:
