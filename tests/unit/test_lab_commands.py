@@ -84,3 +84,14 @@ def test_what_is_in_use_stays_when_all_is_removed(lab, artefact):
     in_use_no_more()
     assert f"removed {cache.cache_dir()}: 5 MB" in lab("clean")
     assert not cache.cache_dir().exists()
+
+
+def test_words_for_a_kernel_are_no_markup(lab, artefact):
+    artefact("booted", what="2 vCPUs, lab.word=[/x]")
+    assert "2 vCPUs, lab.word=[/x]" in lab("status")
+
+
+def test_what_goes_while_the_cache_is_listed_is_left_out(lab, artefact, monkeypatch):
+    there, gone = artefact("there"), cache.Kept(cache.cache_dir() / "gone-1")
+    monkeypatch.setattr(cli, "kept", lambda: [cache.Kept(there), gone])
+    assert [line.split()[0] for line in lab("status").splitlines()[1:-1]] == [there.name]

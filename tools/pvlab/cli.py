@@ -174,15 +174,20 @@ def status() -> None:
     table = Table("ARTEFACT", "WHAT FOR", "SIZE", "LAST USED", "CHECKOUTS", box=None)
     total = 0
     for entry in kept():
+        try:
+            last_used = entry.last_used
+        except FileNotFoundError:  # it was removed just now, by other hands
+            continue
         total += entry.size
         table.add_row(
             entry.path.name,
             entry.what,
             f"{entry.size / 1e6:,.0f} MB",
-            ago(time.time() - entry.last_used),
+            ago(time.time() - last_used),
             "stale" if entry.is_stale else str(len(entry.checkouts)),
         )
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    # What it is for has words for a kernel in it, which may look like markup.
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
     console.print(table)
     console.print(f"{total / 1e9:.1f} GB in {cache_dir()}")
 
