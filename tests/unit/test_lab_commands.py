@@ -2,11 +2,13 @@
 """./tools/lab, as far as it needs no machine."""
 
 import os
+import tempfile
 
 import pytest
 from typer.testing import CliRunner
 
 from pvlab import Lab, LabError, cache, cli, prepare
+from pvlab import run as runs
 from pvlab.kernels import KERNELS
 
 
@@ -95,3 +97,17 @@ def test_what_goes_while_the_cache_is_listed_is_left_out(lab, artefact, monkeypa
     there, gone = artefact("there"), cache.Kept(cache.cache_dir() / "gone-1")
     monkeypatch.setattr(cli, "kept", lambda: [cache.Kept(there), gone])
     assert [line.split()[0] for line in lab("status").splitlines()[1:-1]] == [there.name]
+
+
+def test_a_run_that_can_have_no_keys_says_why_and_leaves_nothing(tmp_path, monkeypatch):
+    programs, place = tmp_path / "bin", tmp_path / "tmp"
+    for directory in programs, place:
+        directory.mkdir()
+    keygen = programs / "ssh-keygen"
+    keygen.write_text("#!/bin/sh\necho No space left on device >&2; exit 1\n")
+    keygen.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    with pytest.raises(LabError, match="No space left"):
+        runs.begin()
+    assert list(place.iterdir()) == []
