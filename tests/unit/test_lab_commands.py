@@ -2,6 +2,9 @@
 """./tools/lab, as far as it needs no machine."""
 
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -111,3 +114,33 @@ def test_a_run_that_can_have_no_keys_says_why_and_leaves_nothing(tmp_path, monke
     with pytest.raises(LabError, match="No space left"):
         runs.begin()
     assert list(place.iterdir()) == []
+
+
+ENDING = """
+import time
+from pvlab import cli
+
+def app(**_):
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("ending", flush=True)
+        time.sleep(0.5)
+        print("ended", flush=True)
+
+cli.app = app
+cli.main()
+"""
+
+
+def test_a_second_signal_does_not_cut_its_end_short():
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDING], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "ending\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.read() == "ended\n"
+    assert process.returncode == 128 + signal.SIGINT

@@ -221,14 +221,16 @@ def ago(seconds: float) -> str:
 
 def main() -> None:
     """Run a command; whichever way it is ended, nothing of it stays."""
+    ways = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
     def end(number: int, _: object) -> NoReturn:
-        signal.signal(number, signal.SIG_IGN)
+        for way in ways:  # or another one, as of a terminal that is closed, would cut it short
+            signal.signal(way, signal.SIG_IGN)
         say(f"ended by {signal.Signals(number).name}")
         sys.exit(128 + number)
 
-    for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
-        signal.signal(number, end)
+    for way in ways:
+        signal.signal(way, end)
     try:
         app(prog_name="lab")
     except (LabError, OSError) as error:
