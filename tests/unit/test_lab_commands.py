@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 
 import pytest
 from typer.testing import CliRunner
@@ -144,3 +145,28 @@ def test_a_second_signal_does_not_cut_its_end_short():
         process.send_signal(signal.SIGHUP)
         assert process.stdout.read() == "ended\n"
     assert process.returncode == 128 + signal.SIGINT
+
+
+GIVEN_UP = """
+from contextlib import nullcontext
+from types import SimpleNamespace
+from pvlab import cli
+
+guest = SimpleNamespace(
+    argv=lambda command, pty: ["sh", "-c", "stty raw -echo; exec sleep 60"], failure=str
+)
+cli.Lab = lambda **_: nullcontext(SimpleNamespace(guest=guest))
+cli.app(["run", "--timeout", "1", "--", "top"])
+"""
+
+
+def test_a_terminal_is_as_it_was_when_a_command_in_it_was_given_up():
+    ours, terminal = os.openpty()
+    before = termios.tcgetattr(terminal)
+    done = subprocess.run(
+        [sys.executable, "-c", GIVEN_UP], stdin=terminal, stdout=terminal, stderr=subprocess.PIPE
+    )
+    assert done.returncode == cli.TIMED_OUT, done.stderr
+    assert termios.tcgetattr(terminal) == before
+    os.close(terminal)
+    os.close(ours)

@@ -5,7 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -101,7 +104,8 @@ def run(
         boot=boot,
     ) as lab:
         try:
-            code = subprocess.run(lab.guest.argv(command, pty=pty), timeout=timeout).returncode
+            with terminal_as_it_is() if pty else nullcontext():
+                code = subprocess.run(lab.guest.argv(command, pty=pty), timeout=timeout).returncode
         except subprocess.TimeoutExpired:
             say(str(lab.guest.failure(f"the command did not end within {timeout:g} s")))
             raise typer.Exit(TIMED_OUT) from None
@@ -209,6 +213,17 @@ def clean(
         return
     shutil.rmtree(cache, ignore_errors=True)
     say(f"removed {cache}: {total / 1e6:.0f} MB")
+
+
+@contextmanager
+def terminal_as_it_is() -> Iterator[None]:
+    """Its modes are put back: ssh does that when it ends, and can't when it is killed."""
+    modes = termios.tcgetattr(sys.stdin)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # it is gone
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, modes)
 
 
 def ago(seconds: float) -> str:
