@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ TEST = Path(__file__).parents[2] / "tools/test"
 BOOTSTRAP = """
 set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=$checkout/venv python=true
+venv=$checkout/venv python=$checkout/venv/bin/python
 say() { :; }
 """
 NOTHING_CHOSEN, INTERRUPTED = 5, 2
@@ -36,6 +37,12 @@ class Command:
     def __init__(self, checkout: Path) -> None:
         self.checkout = checkout
         self.said = checkout / "said"
+
+    def program(self, name: str, script: str) -> None:
+        path = self.checkout / "venv/bin" / name
+        path.unlink(missing_ok=True)
+        path.write_text(script)
+        path.chmod(0o755)
 
     def argv(self, *arguments: str) -> list[str]:
         return [str(self.checkout / "tools/test"), *arguments]
@@ -60,11 +67,11 @@ def command(tmp_path: Path) -> Command:
     (tmp_path / "tests/unit/test_one.py").touch()
     shutil.copy(TEST, tmp_path / "tools")
     (tmp_path / "tools/bootstrap.sh").write_text(BOOTSTRAP)
-    for name in "ruff", "mypy", "lint-imports":
+    for name in "python", "ruff", "mypy", "lint-imports":
         (programs / name).symlink_to("/bin/true")
-    (programs / "pytest").write_text(SAYS)
-    (programs / "pytest").chmod(0o755)
-    return Command(tmp_path)
+    command = Command(tmp_path)
+    command.program("pytest", SAYS)
+    return command
 
 
 def test_all_tests_are_run_and_each_failure_counts(command):
@@ -94,7 +101,7 @@ def test_a_name_that_is_also_a_directorys_is_no_path(command):
 
 
 def test_it_ends_when_a_pytest_is_interrupted(command):
-    (command.checkout / "venv/bin/pytest").write_text(INTERRUPTED_LATE)
+    command.program("pytest", INTERRUPTED_LATE)
     with subprocess.Popen(
         command.argv(),
         env=command.environment(""),
@@ -105,3 +112,20 @@ def test_it_ends_when_a_pytest_is_interrupted(command):
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(60) == 128 + signal.SIGINT
     assert command.said.read_text() == "begun\n"
+
+
+def test_what_the_linters_find_is_said_at_once_and_nothing_is_built_any_more(command):
+    built = command.checkout / "built"
+    command.program("python", f"#!/bin/sh\necho $$ >{built}\nexec sleep 60\n")
+    command.program("ruff", f"#!/bin/sh\nuntil test -s {built}; do sleep 0.1; done; exit 3\n")
+    ends = time.monotonic() + 30
+    assert command.run() == (3, [])
+    while Path(f"/proc/{built.read_text().strip()}").exists():
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+    assert time.monotonic() < ends
+
+
+def test_without_what_is_to_be_built_no_test_is_run(command):
+    command.program("python", "#!/bin/sh\nexit 125\n")
+    assert command.run() == (125, [])
