@@ -37,13 +37,13 @@ except TimeoutError:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab(vcpus=VCPUS) as lab:
+    with Lab(vcpus=VCPUS, load=True) as lab:
         yield lab
 
 
 @pytest.fixture
 def loaded(lab: Lab) -> None:
-    """By CPU 3, which is idle afterwards."""
+    """Anew, by CPU 3, which is idle afterwards."""
     lab.run(["sh", "-c", "guestpv unload && taskset -c 3 guestpv load"]).check_returncode()
 
 
