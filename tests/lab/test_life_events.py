@@ -25,7 +25,7 @@ VCPUS = 2
 
 SOME_NS = 10_000_000
 on_one_kernel = pytest.mark.parametrize("lab", ["claim-6.1"], indirect=True, scope="module")
-"""Where it makes no difference who owns the structures."""
+"""Where it makes no difference who owns them, or another test shows the same for both."""
 
 
 @pytest.fixture(scope="module", params=["stock-6.1", "claim-6.1"])
@@ -87,6 +87,7 @@ def switch(lab: Lab, cpu: int) -> None:
     lab.run(["sh", "-c", f"echo 0 >{online} && echo 1 >{online}"]).check_returncode()
 
 
+@on_one_kernel
 def test_a_vm_that_is_moved_keeps_its_counts(lab):
     before = record(lab)
     lab.move()
@@ -94,6 +95,7 @@ def test_a_vm_that_is_moved_keeps_its_counts(lab):
         assert not_passed(compare(lab, before, event)) == {}
 
 
+@on_one_kernel
 def test_a_count_that_a_short_migration_loses_fails(lab):
     before = record(lab)
     lose_counts(lab, 1)
