@@ -13,14 +13,16 @@ from pvlab.kernels import kernel
 
 WITHOUT_SPARSE = ["newest"]
 """Debian's newest headers come without the script by which make finds sparse."""
+CHECKED = "W=1", "C=2"
+"""How make is told to warn of more, and to run sparse on all: one build for each kernel."""
 
 
 def test_builds_without_a_warning(kernel_name):
-    assert kmod.build(kernel(kernel_name), "W=1").warnings() == []
+    assert kmod.build(kernel(kernel_name), *CHECKED).warnings() == []
 
 
 def test_sparse_finds_nothing(kernel_name):
-    checked = kmod.build(kernel(kernel_name), "C=2")
+    checked = kmod.build(kernel(kernel_name), *CHECKED)
     assert ("CHECK" in checked.log) == (kernel_name not in WITHOUT_SPARSE)
     assert checked.warnings() == []
     assert "error:" not in checked.log
