@@ -20,7 +20,7 @@ install_packages() {
 		gcc clang gccgo make libc6-dev python3 python3-dev python3-venv
 		bc bison flex libelf-dev libssl-dev patchelf sparse
 		rt-tests # has oslat, which jitter is compared with
-	systemd # installs and judges the service of the exporter
+		systemd  # installs and judges the service of the exporter
 	)
 	local installed missing as_root=() started=$SECONDS
 	installed=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' "${packages[@]}" 2>/dev/null |

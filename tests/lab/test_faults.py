@@ -5,16 +5,14 @@ Those of counts that stand still, or do not restart, are seen in test_validate.p
 """
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 from structures import count, ipa
 
-from pvlab import Lab, LabError, Lie, equipment
+from pvlab import Lab, LabError, Lie
 from pvlab.faults import hypercalls
-from pvlab.kernels import KERNELS, kernel
 
 ARCH_FEATURES, PV_TIME_FEATURES, PV_TIME_ST = 0x80000001, 0xC5000020, 0xC5000021
 UNDEFINED = 0xC500003F
@@ -78,20 +76,6 @@ def taken_and_told(lab, vcpu, lie, seconds=2.0):
 
 def modules(lab):
     return lab.host.run(["cat", "/proc/modules"]).stdout
-
-
-@pytest.mark.parametrize("host", [each.name for each in KERNELS.values() if each.hosts])
-def test_the_hosts_modules_build_without_a_warning(host):
-    assert hypercalls.module(kernel(host)).warnings() == []
-    assert equipment.wake(kernel(host)).warnings() == []
-
-
-def test_checkpatch_finds_nothing_in_them():
-    script = kernel("claim-6.1").directory() / "build/scripts/checkpatch.pl"
-    options = ["--no-tree", "--strict", "--terse", "--max-line-length=100", "--file"]
-    files = [*hypercalls.HERE.glob("*.c"), *equipment.WAKE.glob("*.c")]
-    checked = subprocess.run([script, *options, *files], capture_output=True, text=True)
-    assert (checked.stdout + checked.stderr, checked.returncode) == ("", 0)
 
 
 def test_hypercalls_are_answered_wrongly_to_those_for_whom_it_is_meant(lab):

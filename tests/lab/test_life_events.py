@@ -4,28 +4,25 @@
 Each is real but kexec, which is in tests/unit/test_life_events.py, with records that are made up.
 """
 
-import base64
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
+import forking
 import pytest
 from reportschema import VALIDATOR
 from structures import count, ipa
 
-from pvlab import Lab, kmod
-from pvlab.kernels import kernel
+from pvlab import Lab
 
 FAILED, MISMATCH = 11, 2
 CHECK_MS = "/sys/module/guestpv/parameters/check_ms"
-VMFORK = Path(__file__).parent / "vmfork"
 VCPUS = 2
 
 
 SOME_NS = 10_000_000
 on_one_kernel = pytest.mark.parametrize("lab", ["claim-6.1"], indirect=True, scope="module")
-"""Where it makes no difference who owns the structures."""
+"""Where it makes no difference who owns them, or another test shows the same for both."""
 
 
 @pytest.fixture(scope="module", params=["stock-6.1", "claim-6.1"])
@@ -87,6 +84,7 @@ def switch(lab: Lab, cpu: int) -> None:
     lab.run(["sh", "-c", f"echo 0 >{online} && echo 1 >{online}"]).check_returncode()
 
 
+@on_one_kernel
 def test_a_vm_that_is_moved_keeps_its_counts(lab):
     before = record(lab)
     lab.move()
@@ -94,6 +92,7 @@ def test_a_vm_that_is_moved_keeps_its_counts(lab):
         assert not_passed(compare(lab, before, event)) == {}
 
 
+@on_one_kernel
 def test_a_count_that_a_short_migration_loses_fails(lab):
     before = record(lab)
     lose_counts(lab, 1)
@@ -140,20 +139,13 @@ def test_a_snapshot_that_is_older_than_the_record(lab):
 
 @pytest.mark.parametrize("lab", ["stock-6.1"], indirect=True, scope="module")
 def test_a_restored_vm_that_is_told_so_announces_what_it_lost(lab, request):
-    """The device that tells it (vmgenid) is stood in for, as in test_monitor.py.
-
-    Where the stand-in loads: it finds the kernel's function by kprobes, which claim-6.1 lacks.
-    """
-    running = kernel(request.node.callspec.params["lab"])
-    sources = [VMFORK / "Kbuild", VMFORK / "vmfork.c"]
-    module = kmod.build_from(VMFORK, sources, "vmfork", running).module
-    sent = base64.b64encode(module.read_bytes()).decode()
-    lab.run(["sh", "-c", "base64 -d > /tmp/vmfork.ko"], input=sent).check_returncode()
+    """Where the stand-in for what tells it loads: see forking.py."""
+    forking.bring(lab, request.node.callspec.params["lab"])
     before = record(lab)
     lab.run(["sh", "-c", f"echo 0 >{CHECK_MS}"]).check_returncode()
     lose_counts(lab, 0)
     try:
-        lab.run(["sh", "-c", "insmod /tmp/vmfork.ko && rmmod vmfork"]).check_returncode()
+        forking.tell(lab)
         checks = compare(lab, before, "restored")  # before a look without a word can find it
     finally:
         lab.run(["sh", "-c", f"echo 1000 >{CHECK_MS}"]).check_returncode()

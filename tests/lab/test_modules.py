@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The module, built on this machine against every kernel that it is meant for."""
+"""The modules: the guest's, built against every kernel that it is meant for, and the hosts'."""
 
 import platform
 import subprocess
@@ -8,28 +8,38 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from guestpv.driver import build
-from pvlab import kmod
-from pvlab.kernels import kernel
+from pvlab import equipment, kmod
+from pvlab.faults import hypercalls
+from pvlab.kernels import KERNELS, kernel
 
 WITHOUT_SPARSE = ["newest"]
 """Debian's newest headers come without the script by which make finds sparse."""
+CHECKED = "W=1", "C=2"
+"""How make is told to warn of more, and to run sparse on all: one build for each kernel."""
 
 
 def test_builds_without_a_warning(kernel_name):
-    assert kmod.build(kernel(kernel_name), "W=1").warnings() == []
+    assert kmod.build(kernel(kernel_name), *CHECKED).warnings() == []
 
 
 def test_sparse_finds_nothing(kernel_name):
-    checked = kmod.build(kernel(kernel_name), "C=2")
+    checked = kmod.build(kernel(kernel_name), *CHECKED)
     assert ("CHECK" in checked.log) == (kernel_name not in WITHOUT_SPARSE)
     assert checked.warnings() == []
     assert "error:" not in checked.log
+
+
+@pytest.mark.parametrize("host", [each.name for each in KERNELS.values() if each.hosts])
+def test_the_hosts_build_without_a_warning(host):
+    assert hypercalls.module(kernel(host)).warnings() == []
+    assert equipment.wake(kernel(host)).warnings() == []
 
 
 def test_checkpatch_finds_nothing():
     script = kernel("claim-6.1").directory() / "build/scripts/checkpatch.pl"
     options = ["--no-tree", "--strict", "--terse", "--max-line-length=100", "--file"]
     files = [path for path in kmod.sources() if path.suffix in (".c", ".h")]
+    files += [*hypercalls.HERE.glob("*.c"), *equipment.WAKE.glob("*.c")]
     checked = subprocess.run([script, *options, *files], capture_output=True, text=True)
     assert (checked.stdout + checked.stderr, checked.returncode) == ("", 0)
 

@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: MIT
 """What nobody in the guest does: the host changes structures, and the module finds out."""
 
-import base64
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+import forking
 import pytest
 from structures import add, ipa
 
-from pvlab import Lab, kmod
-from pvlab.kernels import kernel
+from pvlab import Lab
 
 VCPUS = 4
-VMFORK = Path(__file__).parent / "vmfork"
 
 LISTEN = """
 import socket, sys
@@ -37,13 +34,13 @@ except TimeoutError:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab(vcpus=VCPUS) as lab:
+    with Lab(vcpus=VCPUS, load=True) as lab:
         yield lab
 
 
 @pytest.fixture
 def loaded(lab: Lab) -> None:
-    """By CPU 3, which is idle afterwards."""
+    """Anew, by CPU 3, which is idle afterwards."""
     lab.run(["sh", "-c", "guestpv unload && taskset -c 3 guestpv load"]).check_returncode()
 
 
@@ -117,18 +114,13 @@ while True:
 
 
 def test_a_vm_that_was_forked_is_told_and_looked_at_at_once(lab, loaded):
-    """The kernel's own notifier, and all behind it; the device before it is stood in for."""
-    module = kmod.build_from(
-        VMFORK, [VMFORK / "Kbuild", VMFORK / "vmfork.c"], "vmfork", kernel("stock-6.1")
-    ).module
-    sent = base64.b64encode(module.read_bytes()).decode()
-    lab.run(["sh", "-c", "base64 -d > /tmp/vmfork.ko"], input=sent).check_returncode()
+    forking.bring(lab, "stock-6.1")
     add(lab, 1, 10**12)
     time.sleep(2.5)
     lab.run(["sh", "-c", "echo 0 > /sys/module/guestpv/parameters/check_ms"]).check_returncode()
     add(lab, 1, -(10**12))
     with uevents(lab, 2) as said:
-        lab.run(["sh", "-c", "insmod /tmp/vmfork.ko && rmmod vmfork"]).check_returncode()
+        forking.tell(lab)
     assert said == [
         {"GUESTPV_EVENT": "restart", "GUESTPV_REASON": "restored", "GUESTPV_CPUS": "1"},
         {"GUESTPV_EVENT": "restored"},

@@ -32,7 +32,7 @@ class Fault:
     answers: list[dict[str, int]]
     says: str = ""
     kernels: tuple[str, ...] = KERNELS
-    """Where it is tried. Two of those that take a boot of stock-6.1 stand for all of them."""
+    """Where it is tried. Of those for which stock-6.1 has to boot, one stands for all of them."""
 
 
 def every(**answer: int) -> list[dict[str, int]]:

@@ -5,7 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -101,7 +104,8 @@ def run(
         boot=boot,
     ) as lab:
         try:
-            code = subprocess.run(lab.guest.argv(command, pty=pty), timeout=timeout).returncode
+            with terminal_as_it_is() if pty else nullcontext():
+                code = subprocess.run(lab.guest.argv(command, pty=pty), timeout=timeout).returncode
         except subprocess.TimeoutExpired:
             say(str(lab.guest.failure(f"the command did not end within {timeout:g} s")))
             raise typer.Exit(TIMED_OUT) from None
@@ -160,8 +164,9 @@ def build(
 @app.command("kernels")
 def list_kernels() -> None:
     """List the kernels that there are."""
+    width = max(map(len, KERNELS))
     for each in KERNELS.values():
-        typer.echo(f"{each.name:13} {each.what}{'' if each.bootable else ' (not to boot)'}")
+        typer.echo(f"{each.name:{width}} {each.what}{'' if each.bootable else ' (not to boot)'}")
 
 
 @app.command()
@@ -173,15 +178,20 @@ def status() -> None:
     table = Table("ARTEFACT", "WHAT FOR", "SIZE", "LAST USED", "CHECKOUTS", box=None)
     total = 0
     for entry in kept():
+        try:
+            last_used = entry.last_used
+        except FileNotFoundError:  # it was removed just now, by other hands
+            continue
         total += entry.size
         table.add_row(
             entry.path.name,
             entry.what,
             f"{entry.size / 1e6:,.0f} MB",
-            ago(time.time() - entry.last_used),
+            ago(time.time() - last_used),
             "stale" if entry.is_stale else str(len(entry.checkouts)),
         )
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    # What it is for has words for a kernel in it, which may look like markup.
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
     console.print(table)
     console.print(f"{total / 1e9:.1f} GB in {cache_dir()}")
 
@@ -192,17 +202,28 @@ def clean(
         bool, typer.Option("--stale", help="Only what no checkout has a use for any more.")
     ] = False,
 ) -> None:
-    """Remove the cache with all that was built."""
-    if stale:
-        entries = [entry for entry in kept() if entry.is_stale]
-        freed = sum(entry.size for entry in entries if entry.remove())
-        left = sum(entry.path.exists() for entry in entries)
-        say(f"removed {len(entries) - left} artefacts: {freed / 1e6:.0f} MB; {left} are in use")
-        return
+    """Remove the cache with all that was built, but for what is in use."""
     cache = cache_dir()
-    freed = size_of(cache)
+    total = size_of(cache)
+    entries = [(entry, entry.size) for entry in kept() if entry.is_stale or not stale]
+    freed = [size for entry, size in entries if entry.remove()]
+    left = len(entries) - len(freed)
+    if stale or left:
+        say(f"removed {len(freed)} artefacts: {sum(freed) / 1e6:.0f} MB; {left} are in use")
+        return
     shutil.rmtree(cache, ignore_errors=True)
-    say(f"removed {cache}: {freed / 1e6:.0f} MB")
+    say(f"removed {cache}: {total / 1e6:.0f} MB")
+
+
+@contextmanager
+def terminal_as_it_is() -> Iterator[None]:
+    """Its modes are put back: ssh does that when it ends, and can't when it is killed."""
+    modes = termios.tcgetattr(sys.stdin)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # it is gone
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, modes)
 
 
 def ago(seconds: float) -> str:
@@ -215,14 +236,16 @@ def ago(seconds: float) -> str:
 
 def main() -> None:
     """Run a command; whichever way it is ended, nothing of it stays."""
+    ways = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
     def end(number: int, _: object) -> NoReturn:
-        signal.signal(number, signal.SIG_IGN)
+        for way in ways:  # or another one, as of a terminal that is closed, would cut it short
+            signal.signal(way, signal.SIG_IGN)
         say(f"ended by {signal.Signals(number).name}")
         sys.exit(128 + number)
 
-    for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
-        signal.signal(number, end)
+    for way in ways:
+        signal.signal(way, end)
     try:
         app(prog_name="lab")
     except (LabError, OSError) as error:

@@ -26,6 +26,14 @@ done
 """
 
 
+def check_percent(percent: int, *, has_host: bool) -> None:
+    """Raise LabError if that can't be taken."""
+    if percent and not has_host:
+        raise LabError("there is no hypervisor that could take time from the guest")
+    if not 0 <= percent <= HIGHEST:
+        raise LabError(f"steal is a percentage from 0 to {HIGHEST}, not {percent}")
+
+
 class Contention:
     """The contention on one host; there is none at first."""
 
@@ -36,10 +44,7 @@ class Contention:
 
     def set(self, percent: int, *, after_s: float = 0, period_ns: int = PERIOD_NS) -> None:
         """Take about this much of each period of each CPU, in a while, until it is set anew."""
-        if percent and not self._cpus:
-            raise LabError("there is no hypervisor that could take time from the guest")
-        if not 0 <= percent <= HIGHEST:
-            raise LabError(f"steal is a percentage from 0 to {HIGHEST}, not {percent}")
+        check_percent(percent, has_host=bool(self._cpus))
         if self._loops:
             self._host.run(["kill", *self._loops]).check_returncode()
             self._loops = []

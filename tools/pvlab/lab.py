@@ -12,11 +12,12 @@ from typing import Self
 
 from . import begin, migration, prepare
 from . import run as runs
-from .contention import Contention
+from .contention import Contention, check_percent
 from .errors import LabError
 from .faults import HypercallFaults, Lie, WrongAnswer
 from .faults.hypercalls import ANY
 from .faults.memory import CREEPING_COUNT, FLIPPING_REVISION, STRUCTURE, TEARING_COUNT, GuestMemory
+from .hypervisor import HYPERVISORS
 from .kernels import KERNELS, kernel
 from .machine import Memory
 from .machines import Machines, Spec
@@ -89,6 +90,10 @@ class Lab:
 
     def __enter__(self) -> Self:
         chosen, host = kernel(self._spec.kernel), kernel(self._spec.host_kernel)
+        if self._spec.hypervisor not in HYPERVISORS:
+            there = ", ".join(HYPERVISORS)
+            raise LabError(f"no hypervisor '{self._spec.hypervisor}'; there are: {there}")
+        check_percent(self._steal, has_host=self._spec.hypervisor != "none")
         if not chosen.bootable:
             raise LabError(f"{chosen.name} is there to build modules against, not to boot")
         if not host.hosts:

@@ -42,9 +42,12 @@ def draw(path: Path) -> None:
     with Lab(vcpus=4, load=True) as lab, TemporaryFile() as shown:
         story = lab.guest.argv(["sh", "-c", STORY], pty=True)
         with subprocess.Popen(story, stdin=subprocess.DEVNULL, stdout=shown) as watching:
-            time.sleep(STEAL_AFTER_S)
-            lab.steal(STEAL)
-            watching.wait(timeout=180)
+            try:
+                time.sleep(STEAL_AFTER_S)
+                lab.steal(STEAL)
+                watching.wait(timeout=180)
+            finally:  # or Popen waits for it for ever
+                watching.kill()
         shown.seek(0)
         page = last_page(shown.read().decode())
     path.write_text(svg(page))

@@ -5,10 +5,11 @@ import base64
 import os
 import secrets
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from . import process
 
 # What a machine executes to let a run in, of which `now` is the time. It answers with two readings
 # of its clock, between which it slept. The keys are made here, and not by the machines: two that go
@@ -65,9 +66,18 @@ class Run:
 def begin() -> Run:
     # Not in the cache, whose path may be too long for a socket's name.
     run = Run(Path(tempfile.mkdtemp(prefix="guestpv-lab-")))
+    try:
+        _make_keys(run)
+    except BaseException:
+        run.end()
+        raise
+    return run
+
+
+def _make_keys(run: Run) -> None:
     host_key = run.directory / "host_key"
-    _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", run.key)
-    made = _run("dropbearkey", "-t", "ed25519", "-f", host_key)
+    process.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", run.key)
+    made = process.run("dropbearkey", "-t", "ed25519", "-f", host_key)
     (public,) = (line for line in made.splitlines() if line.startswith("ssh-ed25519 "))
     run.known_hosts.write_text(f"{HOST_ALIAS} {public}\n")
     script = _ADMISSION.format(
@@ -77,9 +87,3 @@ def begin() -> Run:
     )
     run.admission.write_text(script)
     os.truncate(run.admission, ADMISSION_SIZE)
-    return run
-
-
-def _run(*argv: str | Path) -> str:
-    done = subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    return done.stdout.decode()
