@@ -33,7 +33,7 @@ class Counter(ABC):
         """How much was stolen up to now.
 
         Neither bound ever falls. They differ by the time of which nobody can tell: a count started
-        again meanwhile, or meant nothing.
+        again meanwhile, or meant nothing. BusyError if the counts can't be read for a second.
         """
 
     @abstractmethod
@@ -164,14 +164,16 @@ class _OnCpu:
 class CpuCounter(Counter):
     """By the counts of all CPUs together, where there are no perf events: at most so much."""
 
-    __slots__ = ("_before", "_reader")
+    __slots__ = ("_before", "_most_ns", "_reader")
 
     def __init__(self, reader: "MappedReader") -> None:
         self._reader = reader
         self._before = reader.snapshot()
+        self._most_ns = 0
 
     def read(self) -> Bounds:
         before, now = self._before, self._reader.snapshot()
+        self._before = now
         grown = now["stolen_ns"] - before["stolen_ns"]
         elapsed = now["monotonic_ns"] - before["monotonic_ns"]
         known = before["valid"] & now["valid"] & (before["epoch"] == now["epoch"])
@@ -179,7 +181,8 @@ class CpuCounter(Counter):
         absent = (before["state"] == State.ABSENT) & (now["state"] == State.ABSENT)
         elapsed[absent] = 0
         grown[~known] = elapsed[~known]
-        return Bounds(0, sum(grown.tolist()))
+        self._most_ns += sum(grown.tolist())
+        return Bounds(0, self._most_ns)
 
     def close(self) -> None:
         self._reader.close()
