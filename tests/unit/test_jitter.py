@@ -478,6 +478,14 @@ def test_how_often_is_said_as_people_do(capsys, switches, said):
 
 
 @pytest.mark.parametrize(
+    ("ns", "said"),
+    [(5008, "5.01"), (99_960, "100"), (999_500, "1000"), (999_999, "1000"), (38_041_400, "38041")],
+)
+def test_microseconds_have_no_exponents(ns, said):
+    assert jitterreport.us(ns) == said
+
+
+@pytest.mark.parametrize(
     ("options", "code", "says"),
     [
         (("--threshold", "0.0001ns"), 2, "a step of the counter"),
