@@ -17,7 +17,8 @@ from guestpv.errors import Error, NoSourceError, PermissionDeniedError
 from guestpv.latency import perf
 from guestpv.latency.bounds import NOTHING, Bounds
 from guestpv.latency.perf import PerfGroup
-from guestpv.page.abi import State
+from guestpv.page.abi import DEVICE, State
+from guestpv.source.file import open_file
 
 if TYPE_CHECKING:
     from guestpv.source.mapped import MappedReader
@@ -225,7 +226,8 @@ def counter_on_exec(pid: int) -> Counter:
 def _counter(pid: int, tree: bool, on_exec: bool) -> Counter:
     if perf.PMU.exists():
         return PerfCounter(pid, tree, on_exec)
-    from guestpv.source.open import open as open_source  # with NumPy, which takes long to import
+    os.close(open_file(DEVICE))  # if it is not there, NumPy is not to be waited for
+    from guestpv.source.open import open as open_source
 
     return CpuCounter(open_source("device"))
 
