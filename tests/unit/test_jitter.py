@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestpv import Error
+from guestpv import Error, NoSuchCpuError
 from guestpv.cli import jitterreport
+from guestpv.cli.jitter import _report
 from guestpv.latency import jitter, throttling
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.jitter import (
@@ -469,6 +470,13 @@ def test_a_gap_is_taken_apart_with_its_time(guestpv, machine):
     assert "CLOCK_MONOTONIC" in done.stdout
 
 
+def test_if_no_vcpu_was_measured_it_says_why():
+    measured = Jitter(None, (CPU,), threshold=1_000)
+    measured.left_out = {CPU: "it is offline"}
+    with pytest.raises(NoSuchCpuError, match=r"not measured\. It is offline: choose"):
+        _report(measured, None, {}, as_json=True)
+
+
 @pytest.mark.parametrize(("switches", "said"), [(0, "0 times"), (1, "once"), (2, "2 times")])
 def test_how_often_is_said_as_people_do(capsys, switches, said):
     part = Bounds(0, 10 * MS)
@@ -582,6 +590,19 @@ def test_an_interrupt_ends_it_with_the_report_so_far(machine):
     record = json.loads(said)
     assert record["finished"] is False
     assert 0 < record["thread"]["0"]["duration_ns"] < 20e9
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_without_a_reader_it_does_not_go_on(machine, options):
+    command = [sys.executable, "-m", "guestpv", "jitter", "--source", machine.path]
+    command += ["--duration", "1h", "--cpu", str(CPU), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        try:
+            assert process.wait(timeout=20) == -signal.SIGPIPE
+        finally:
+            process.kill()
+        assert process.stderr.read() == b""
 
 
 def on_terminal(machine, errors, ignored=()):
