@@ -120,6 +120,8 @@ def main() -> None:
             app(prog_name="guestpv")
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:  # before click has anything to do with it
+        sys.exit(exitcodes.INTERRUPTED)
     except Exception as error:
         if not isinstance(error, Error) and os.environ.get("GUESTPV_DEBUG"):
             raise

@@ -9,16 +9,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from math import inf
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from guestpv.cli.exitcodes import INTERRUPTED
 from guestpv.cli.options import CountSourceOption, CpuOption, JsonOption, number
+from guestpv.cpulist import CpuList, listed
 from guestpv.errors import FormatError, ModuleError, NoSourceError
 
 if TYPE_CHECKING:
-    from guestpv.cpulist import CpuList
     from guestpv.source.mapped import MappedReader
 
 SCHEMA = "guestpv.bench/1"
@@ -48,13 +49,15 @@ def _is_result(record: Any) -> bool:
     try:
         return (
             record["schema"] == SCHEMA
-            and all(cost["median_ns"] > 0 for cost in record["costs"].values())
+            and all(0 < float(cost["median_ns"]) < inf for cost in record["costs"].values())
             and all(
-                vcpu["cpu"] >= 0 and float(vcpu["stolen_ns"]) >= 0 and float(vcpu["wall_ns"]) > 0
+                vcpu["cpu"] >= 0
+                and 0 <= float(vcpu["stolen_ns"]) < inf
+                and 0 < float(vcpu["wall_ns"]) < inf
                 for vcpu in record["cpus"]
             )
         )
-    except (AttributeError, LookupError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return False
 
 
@@ -86,6 +89,8 @@ def bench(
     Figures that were not steady are named at the end: they are not worth quoting. Ctrl-C ends it
     with what there is, once a fifth of the time is over.
     """
+    if compare and as_json:
+        raise typer.BadParameter("it is for the tables, and not for --json", param_hint="--compare")
     before = _result(compare) if compare else None
     try:
         from guestpv.latency import bench as measured
@@ -101,7 +106,7 @@ def bench(
             say("timing reads")
             costs = measured.costs(reader, cpus[0])
             behaviours = measured.behaviours(
-                reader, cpus, seconds, lambda: say(f"watching {len(cpus)} vCPUs for {seconds:g} s")
+                reader, cpus, seconds, lambda: say(f"watching cpu{listed(cpus)} for {seconds:g} s")
             )
         record = {
             **_about(reader, seconds),
@@ -178,6 +183,7 @@ def _show(record: dict[str, Any], before: dict[str, Any] | None) -> None:
     from rich.table import Table
 
     from guestpv.cli.columns import SIMULATED
+    from guestpv.latency.bench import digits
 
     console = Console(highlight=False, markup=False, emoji=False)
     path, seconds = record["source"]["path"], record["seconds"]
@@ -192,7 +198,8 @@ def _show(record: dict[str, Any], before: dict[str, Any] | None) -> None:
     earlier = ("BEFORE ns", "RATIO") if before else ()
     costs = table(f"What a call costs, {path}", "CALL", "MEDIAN ns", "QUARTILES ns", *earlier)
     for name, cost in record["costs"].items():
-        cells = [name, f"{cost['median_ns']:.4g}", f"{cost['q1_ns']:.4g} to {cost['q3_ns']:.4g}"]
+        median, q1, q3 = (digits(cost[figure]) for figure in ("median_ns", "q1_ns", "q3_ns"))
+        cells = [name, median, f"{q1} to {q3}"]
         costs.add_row(*cells, *_beside(cost, before["costs"].get(name) if before else None))
     console.print(costs)
 
@@ -229,7 +236,10 @@ def _show(record: dict[str, Any], before: dict[str, Any] | None) -> None:
 def _beside(now: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]:
     if before is None:
         return ()
-    return f"{before['median_ns']:.4g}", f"{now['median_ns'] / before['median_ns']:.2f}"
+    from guestpv.latency.bench import digits
+
+    before_ns = float(before["median_ns"])
+    return digits(before_ns), f"{now['median_ns'] / before_ns:.2f}"
 
 
 def _stolen_percent(vcpu: dict[str, Any]) -> float:

@@ -7,6 +7,15 @@ import sys
 
 from guestpv.errors import Error
 
+_as_json = False
+
+
+def tell_as_json(wanted: bool) -> bool:
+    """How errors are told from now on; the callback of --json."""
+    global _as_json
+    _as_json = wanted
+    return wanted
+
 
 def tell(error: Error) -> None:
     """On stderr, as a line, or with --json as an object; nothing is written to stdout after it."""
@@ -19,7 +28,7 @@ def tell(error: Error) -> None:
 def _tell(error: Error) -> None:
     # What is still in stdout's buffer can't be written if that is what failed; don't try again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if "--json" in sys.argv:
+    if _as_json:
         print(
             json.dumps(
                 {

@@ -118,9 +118,10 @@ def _report(
 ) -> None:
     vcpus = measured.vcpus()
     if not vcpus:
+        why = "; ".join(sorted(set(measured.left_out.values()))) or "it was ended before it began"
         raise NoSuchCpuError(
             f"cpu{listed(measured.cpus)}: not measured",
-            "; ".join(sorted(set(measured.left_out.values()))) or "It was ended before it began",
+            why[0].upper() + why[1:],
             "choose others with --cpu",
         )
     if as_json:
@@ -248,7 +249,7 @@ def _run(
     finished = True
     with ExitStack() as stack:
         waiting = stack.enter_context(Waiting(keys=on_terminal))
-        if not on_terminal and not as_json:
+        if not on_terminal:
             waiting.stop_without_reader(sys.stdout.fileno())
         screen = None
         if on_terminal:

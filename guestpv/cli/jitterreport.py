@@ -77,7 +77,7 @@ def _table(*columns: str) -> Table:
 
 def us(ns: float) -> str:
     """Microseconds, with the digits that count."""
-    return f"{ns / 1e3:.0f}" if ns >= 1e6 else f"{ns / 1e3:.3g}"
+    return f"{ns / 1e3:.0f}" if ns >= 1e5 else f"{ns / 1e3:.3g}"
 
 
 def _range(bounds: Bounds | None) -> str:

@@ -133,11 +133,16 @@ def _records(kind: str) -> Show:
 
 
 def _lines(kind: str) -> Show:
-    """Of those that lost something."""
+    """Of those that lost something; what is no loser begins with #, as in lines.Lines."""
     print(f"{'TIME':8} {'STOLEN %':>14} {'TOTAL s':>17} {kind.upper()}", flush=True)
+    said = 0
 
     def show(losers: list[Loser], interval_ns: int, left_out: int) -> None:
+        nonlocal said
         moment = time.strftime("%H:%M:%S")
+        if left_out != said:
+            said = left_out
+            print(f"# {moment} {left_out} left out: those are not counted")
         for loser in losers:
             if loser.interval.most_ns:
                 percent, total = _cells(loser, interval_ns)
@@ -179,7 +184,8 @@ class _Screen(WholeTerminal):
     def show(self, losers: list[Loser], interval_ns: int, left_out: int) -> None:
         from rich.table import Table
 
-        count = f"{len(losers)} {self._kind}s" + (f", {left_out} left out" * bool(left_out))
+        count = f"{len(losers)} {self._kind}{'s' * (len(losers) != 1)}"
+        count += f", {left_out} left out" * bool(left_out)
         table = Table(box=None, pad_edge=False, title=f"{count}: the worst first; q ends")
         table.title_justify = "left"
         for column in "STOLEN %", "TOTAL s":

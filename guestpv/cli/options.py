@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from guestpv.cli import completion
+from guestpv.cli.failure import tell_as_json
 from guestpv.cpulist import CpuList
 
 MIN_INTERVAL_S = 0.01
@@ -92,7 +93,12 @@ CountSourceOption = Annotated[
     ),
 ]
 """Of those that /proc/stat can't serve."""
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON with a stable schema.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Write JSON with a stable schema.", is_eager=True, callback=tell_as_json
+    ),
+]
 CpuOption = Annotated[
     CpuList | None,
     typer.Option(

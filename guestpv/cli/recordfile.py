@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 1 << 26
 """Bytes; a record of 4096 CPUs has three millions."""
+_MAKE_ONE = "make one before the event: guestpv validate --record FILE"
 
 
 def _event(text: str) -> Event:
@@ -109,10 +110,10 @@ def read_record(path: Path) -> Record:
         raise NoSourceError(
             f"{path}: no record",
             getattr(error, "strerror", None) or str(error),
-            "make one before the event: guestpv validate --record FILE",
+            _MAKE_ONE,
         ) from error
     if len(content) > _LARGEST:
-        raise FormatError(f"{path}: no record", f"It has more than {_LARGEST} bytes")
+        raise FormatError(f"{path}: no record", f"It has more than {_LARGEST} bytes", _MAKE_ONE)
     try:
         return parse(content)
     except FormatError as error:

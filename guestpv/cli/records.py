@@ -41,14 +41,17 @@ guestpv.run/1, one object; each time is a pair, at least and at most, which are 
 known exactly, and null where nothing is known of it:
     command         with its arguments
     runs            of each: status (the exit code, or -N if signal N ended it); wall_ns; cpu_ns, on
-                    vCPUs; stolen_ns; ran_ns, cpu_ns without it; waited_ns, of its first thread, for
-                    a vCPU on which this guest ran something else; idle_ns, the wall time on a host
-                    that takes nothing; slower_percent, than there; uncounted_ns (one number), of
-                    cpu_ns that in which only root can count what is stolen
+                    vCPUs; stolen_ns; ran_ns, cpu_ns without it; waited_ns, of its first thread, or
+                    with all_waits of all its tasks that ended, for a vCPU on which this guest ran
+                    something else; idle_ns, the wall time on a host that takes nothing;
+                    slower_percent, than there; uncounted_ns (one number), of cpu_ns that in which
+                    only root can count what is stolen
     median          of each of these; spread: of wall_ns and idle_ns, from the least to the greatest
     alone           whether what was stolen was counted of the command alone; else it is at most
                     what all vCPUs lost meanwhile; null where nothing is known of it
     unknown         why nothing is known of what was stolen, or null
+    finished        whether there were as many runs as were asked for; if not, the last of them may
+                    be a part of one, and is in median and spread
 
 guestpv.bench/1, one object; the fields of costs and cpus are those of the classes Cost and
 Behaviour of guestpv.latency.bench, which say what each is:

@@ -94,9 +94,11 @@ def run(
             _end_like(ending)
         if as_json:
             record = _record(command, runs, unknown, all_waits)
+            record["finished"] = len(runs) == repeat
             print(dumps("guestpv.run/1", record), file=file, flush=True)
         else:
-            print(*_lines(command, runs, unknown, all_waits), sep="\n", file=file, flush=True)
+            lines = [*_lines(command, runs, unknown, all_waits), *_why_no_more(runs, repeat)]
+            print(*lines, sep="\n", file=file, flush=True)
     _end_like(runs[-1].status or ending)
     slower = _medians(runs)["slower"]
     if fail_above is not None and slower is not None and slower[1] > fail_above:
@@ -222,6 +224,18 @@ def _lines(
             " programs that are set-user-ID, as sudo is, or may not be read.",
         ]
     return lines
+
+
+def _why_no_more(runs: list[CommandTimes], repeat: int) -> list[str]:
+    """Of a series: the last run, which may be a part of one, is in its medians."""
+    status = runs[-1].status
+    if repeat == 1 or (len(runs) == repeat and not status):
+        return []
+    series = f"  The series of {repeat}"
+    if not status:
+        return ["", f"{series} was interrupted in run {len(runs)}, or after it."]
+    how = f"exited with {status}" if status > 0 else f"was ended by signal {-status}"
+    return ["", f"{series} ended with run {len(runs)}, which {how}, and is in these figures."]
 
 
 def _share(stolen: Range | None, cpu: Range | None) -> str:

@@ -122,7 +122,7 @@ def _say_begin(machine: SimulatedMachine, vcpus: int, seed: int, as_json: bool) 
         write("guestpv.sim/1", {**about, "vcpus": vcpus, "seed": seed})
     else:
         print(
-            f"Simulating {vcpus} vCPUs in {machine.path}, seed {seed}."
+            f"Simulating {vcpus} vCPU{'s' * (vcpus > 1)} in {machine.path}, seed {seed}."
             f" Try 'guestpv watch --source {machine.path}'; Ctrl-C ends it.",
             flush=True,
         )

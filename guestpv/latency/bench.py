@@ -21,7 +21,7 @@ from guestpv.latency.observation import (
     observe,
 )
 from guestpv.source.mapped import MappedReader
-from guestpv.source.procstat import Accounts, accounts
+from guestpv.source.procstat import Accounts, accounts, no_accounts
 
 ROUNDS = 5
 """As which the time is divided: what differs from one to the next is not steady."""
@@ -65,9 +65,9 @@ class Behaviour:
     ``late, late_ns``      how often something was told only after the vCPU was back, and how long
                            at worst; 0 where each gap was in the first count that was read after it
     ``explained_percent``  how much of the time the vCPU ran or was idle, by /proc/stat, or was
-                           stolen from, by its count; None if /proc/stat says nothing. More than 100
-                           where a kernel takes stolen time for its own, less where it counts ticks,
-                           and misses those for which the vCPU was away
+                           stolen from, by its count; None if /proc/stat says nothing, as of a page
+                           image. More than 100 where a kernel takes stolen time for its own, less
+                           where it counts ticks, and misses those for which the vCPU was away
     ``waited_ns``          how long the thread waited for the vCPU, which ran something else
     =====================  =======================================================================
     """
@@ -96,6 +96,11 @@ class Behaviours:
     """The vCPUs of which nothing can be said, each with the reason."""
     rounds: int = ROUNDS
     """Fewer if it was interrupted: what is said is of these."""
+
+
+def digits(ns: float) -> str:
+    """Those that count, and no exponent."""
+    return f"{ns:.0f}" if ns >= 1000 else f"{ns:.4g}"
 
 
 def costs(reader: MappedReader, cpu: int) -> dict[str, Cost]:
@@ -178,7 +183,8 @@ class _Instant:
     def now(cls, reader: MappedReader, cpus: Sequence[int]) -> Self:
         rows = reader.snapshot()
         stolen_ns = rows["stolen_ns"][np.searchsorted(rows["cpu"], cpus)].tolist()
-        return cls(time.monotonic_ns(), stolen_ns, accounts(cpus))
+        of_here = reader.source.kind == "device"  # and /proc/stat is of this machine
+        return cls(time.monotonic_ns(), stolen_ns, (accounts if of_here else no_accounts)(cpus))
 
     def explained_percent(self, begin: "_Instant", at: int) -> float | None:
         before, after = begin.accounts[at], self.accounts[at]
@@ -226,7 +232,8 @@ def _behaviour(rows: Observations, gaps: LongGaps, explained_percent: float | No
 def unsteady(costs: Mapping[str, Cost], behaviours: Behaviours) -> list[str]:
     """Why figures of this run should not be quoted; empty if they may be."""
     reasons = [
-        f"{name}: the middle half of its timings goes from {cost.q1_ns:.3g} to {cost.q3_ns:.3g} ns"
+        f"{name}: the middle half of its timings goes from {digits(cost.q1_ns)} to"
+        f" {digits(cost.q3_ns)} ns"
         for name, cost in costs.items()
         if not cost.steady
     ]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Where the time of a command went, with all that it starts."""
 
+import errno
 import os
 import select
 import signal
@@ -227,12 +228,18 @@ def _spawn(argv: list[str]) -> int:
     try:
         return os.posix_spawnp(argv[0], argv, os.environ, setsigdef=_IGNORED_BY_PYTHON)
     except FileNotFoundError:
-        raise NoCommandError(
-            f"{argv[0]}: no such command", "It is no file, or in no directory of PATH"
-        ) from None
+        from shutil import which  # few need it
+
+        if which(argv[0]):
+            why = "What is to interpret it is not there: that of its first line, or its loader"
+        else:
+            why = "It is no file, or in no directory of PATH"
+        raise NoCommandError(f"{argv[0]}: no such command", why) from None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise CommandError(f"{argv[0]}: can't be executed", why) from None
+        of_no_format = isinstance(error, OSError) and error.errno == errno.ENOEXEC
+        fix = f"if it is a script: guestpv run -- sh {argv[0]}" if of_no_format else ""
+        raise CommandError(f"{argv[0]}: can't be executed", why, fix) from None
 
 
 def _before_execve_ns(pid: int, counter: PerfCounter) -> int:

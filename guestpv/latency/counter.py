@@ -17,7 +17,8 @@ from guestpv.errors import Error, NoSourceError, PermissionDeniedError
 from guestpv.latency import perf
 from guestpv.latency.bounds import NOTHING, Bounds
 from guestpv.latency.perf import PerfGroup
-from guestpv.page.abi import State
+from guestpv.page.abi import DEVICE, State
+from guestpv.source.file import open_file
 
 if TYPE_CHECKING:
     from guestpv.source.mapped import MappedReader
@@ -33,7 +34,7 @@ class Counter(ABC):
         """How much was stolen up to now.
 
         Neither bound ever falls. They differ by the time of which nobody can tell: a count started
-        again meanwhile, or meant nothing.
+        again meanwhile, or meant nothing. BusyError if the counts can't be read for a second.
         """
 
     @abstractmethod
@@ -164,14 +165,16 @@ class _OnCpu:
 class CpuCounter(Counter):
     """By the counts of all CPUs together, where there are no perf events: at most so much."""
 
-    __slots__ = ("_before", "_reader")
+    __slots__ = ("_before", "_most_ns", "_reader")
 
     def __init__(self, reader: "MappedReader") -> None:
         self._reader = reader
         self._before = reader.snapshot()
+        self._most_ns = 0
 
     def read(self) -> Bounds:
         before, now = self._before, self._reader.snapshot()
+        self._before = now
         grown = now["stolen_ns"] - before["stolen_ns"]
         elapsed = now["monotonic_ns"] - before["monotonic_ns"]
         known = before["valid"] & now["valid"] & (before["epoch"] == now["epoch"])
@@ -179,7 +182,8 @@ class CpuCounter(Counter):
         absent = (before["state"] == State.ABSENT) & (now["state"] == State.ABSENT)
         elapsed[absent] = 0
         grown[~known] = elapsed[~known]
-        return Bounds(0, sum(grown.tolist()))
+        self._most_ns += sum(grown.tolist())
+        return Bounds(0, self._most_ns)
 
     def close(self) -> None:
         self._reader.close()
@@ -222,7 +226,8 @@ def counter_on_exec(pid: int) -> Counter:
 def _counter(pid: int, tree: bool, on_exec: bool) -> Counter:
     if perf.PMU.exists():
         return PerfCounter(pid, tree, on_exec)
-    from guestpv.source.open import open as open_source  # with NumPy, which takes long to import
+    os.close(open_file(DEVICE))  # if it is not there, NumPy is not to be waited for
+    from guestpv.source.open import open as open_source
 
     return CpuCounter(open_source("device"))
 

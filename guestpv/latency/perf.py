@@ -4,10 +4,11 @@
 import errno
 import os
 import struct
+import time
 from pathlib import Path
 
 from guestpv._native import perf_event_open
-from guestpv.errors import Error, NoSourceError, PermissionDeniedError, StructureError
+from guestpv.errors import BusyError, Error, NoSourceError, PermissionDeniedError, StructureError
 from guestpv.latency.bounds import Bounds
 from guestpv.page.abi import PerfEvent
 
@@ -17,6 +18,8 @@ CONTROLLERS = Path("/proc/cgroups")
 
 # nr, time_enabled, time_running, and a value of each event: perf_event_open(2), PERF_FORMAT_GROUP
 _GROUP = struct.Struct("@5Q")
+
+_PATIENCE_S = 1.0
 
 
 def require_pmu() -> None:
@@ -62,9 +65,25 @@ class PerfGroup:
         """For how long it was counted (ns), and what was stolen meanwhile."""
         if not self._fds:
             raise ValueError("read of a closed counter")
-        _, enabled, running, stolen, unknown = _GROUP.unpack(os.read(self._fds[0], _GROUP.size))
+        _, enabled, running, stolen, unknown = _GROUP.unpack(self._read())
         # Events of software are never refused a CPU; should one be, that is unknown, too.
         return enabled, Bounds(stolen, stolen + unknown + enabled - running)
+
+    def _read(self) -> bytes:
+        """A task of a tree gives its events back one by one when it ends, and the kernel reads no
+        sum meanwhile (__perf_read_group_add() in kernel/events/core.c)."""
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return os.read(self._fds[0], _GROUP.size)
+            except ChildProcessError:
+                if time.monotonic() > until:
+                    raise BusyError(
+                        "perf event guestpv/stolen/: not read",
+                        f"A task of those that it counts has been about to end for {_PATIENCE_S} s",
+                        "read it again",
+                    ) from None
+                time.sleep(0.0001)  # this CPU may be the one that it waits for
 
     def close(self) -> None:
         while self._fds:

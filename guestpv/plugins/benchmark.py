@@ -5,6 +5,7 @@ A round begins and ends with a call of the benchmark's timer, and nothing calls 
 one: so the last calls are the rounds.
 """
 
+import sys
 import threading
 import time
 from argparse import ArgumentTypeError
@@ -200,7 +201,7 @@ class _Session:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         benchmark: Any = getattr(item, "funcargs", {}).get("benchmark")
-        if benchmark is None:
+        if not _is_of_pytest_benchmark(benchmark):
             return (yield)
         self._timer.begin()
         try:
@@ -259,7 +260,8 @@ class _Session:
                 return unknown, "every round was disturbed: all are corrected instead"
             return disturbed, ""
         if self._mode == "correct" and unknown:
-            return unknown, f"of {len(unknown)} rounds it is not known what was stolen"
+            number = "one round" if len(unknown) == 1 else f"{len(unknown)} rounds"
+            return unknown, f"of {number} it is not known what was stolen"
         return [], "not corrected" if self._mode == "mark" and disturbed else ""
 
     @pytest.hookimpl(wrapper=True, optionalhook=True)
@@ -303,6 +305,12 @@ class _Session:
             console.print(table)
         terminalreporter.section(f"guestpv: stolen time, {self._mode}", sep="-")
         terminalreporter.write(said.get())
+
+
+def _is_of_pytest_benchmark(fixture: object) -> bool:
+    """Where that is not there, a fixture of that name is somebody else's."""
+    module = sys.modules.get("pytest_benchmark.fixture")
+    return module is not None and isinstance(fixture, module.BenchmarkFixture)
 
 
 def _percent(bounds: "tuple[float, float] | list[float]") -> str:

@@ -12,19 +12,17 @@ import numpy.typing as npt
 from guestpv._native import NativeReader
 from guestpv.errors import (
     EXHAUSTED,
-    MEANWHILE,
     BusyError,
     Error,
     FormatError,
-    NoSourceError,
     NoSuchCpuError,
-    PermissionDeniedError,
     StructureError,
 )
 from guestpv.page import abi, layout
 from guestpv.page.abi import DEVICE, FLAG_SIMULATED
 from guestpv.page.names import fault_text
 from guestpv.page.since import since_text
+from guestpv.source.file import open_file
 from guestpv.source.header import read_header
 from guestpv.source.reader import SNAPSHOT, Reader, Snapshot, Source, check_rows
 
@@ -54,7 +52,7 @@ class MappedReader(NativeReader, Reader):
             FormatError: it is not of the layout that this guestpv knows.
         """
         name = os.fspath(path)
-        fd = _open(name)
+        fd = open_file(name)
         try:
             header = read_header(fd, name)
             try:
@@ -160,42 +158,6 @@ def _refuse(reader: MappedReader, what: str, cpu: SupportsIndex, *facts: int) ->
         case _:
             why = "It was cut short while it was open"
     raise FormatError(f"{name}: not read", why, "open it again")
-
-
-def _open(name: str) -> int:
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError as error:
-        if name == DEVICE:
-            raise NoSourceError(
-                f"{DEVICE}: no such device",
-                "The module is not loaded",
-                f"run 'sudo guestpv load' {MEANWHILE}",
-            ) from error
-        raise NoSourceError(
-            f"{name}: no such file",
-            "A source is auto, device, procfs or a path of a page image",
-            "check the path",
-        ) from error
-    except PermissionError as error:
-        fix = "run as root, or give the device a group with a udev rule"
-        raise PermissionDeniedError(
-            f"{name}: permission denied",
-            "Only its owner and group may read it",
-            f"{fix} {MEANWHILE}" if name == DEVICE else "ask its owner",
-        ) from error
-    except OSError as error:
-        kind = Error if error.errno in EXHAUSTED else NoSourceError
-        raise kind(f"{name}: not opened", os.strerror(error.errno or 0)) from error
-    except ValueError as error:  # a NUL, or half a surrogate pair
-        raise NoSourceError(f"{name!r}: not opened", "It is no name of a file") from error
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISCHR(mode):
-        return fd
-    os.close(fd)
-    raise FormatError(
-        f"{name}: no page image", "It is neither a file nor a device", "check the path"
-    )
 
 
 def _source(fd: int, name: str, flags: int) -> Source:

@@ -12,7 +12,16 @@ from contextlib import suppress
 import pytest
 
 from guestpv import StructureError
-from guestpv.latency.bench import ROUNDS, Behaviour, Behaviours, Cost, behaviours, costs, unsteady
+from guestpv.latency.bench import (
+    ROUNDS,
+    Behaviour,
+    Behaviours,
+    Cost,
+    behaviours,
+    costs,
+    digits,
+    unsteady,
+)
 from guestpv.source.mapped import MappedReader
 
 CPUS = sorted(os.sched_getaffinity(0))[:2]
@@ -174,6 +183,9 @@ NO_RESULTS = [
             '"cpus": [{"cpu": 0}], "costs": {}',
             '"cpus": [], "costs": {"read(cpu)": {"median_ns": 0}}',
             '"cpus": [{"cpu": 0, "stolen_ns": 0, "wall_ns": 0}], "costs": {}',
+            f'"cpus": [{{"cpu": 0, "stolen_ns": {10**400}, "wall_ns": 1}}], "costs": {{}}',
+            f'"cpus": [], "costs": {{"read(cpu)": {{"median_ns": {10**400}}}}}',
+            '"cpus": [], "costs": {"read(cpu)": {"median_ns": Infinity}}',
         )
     ),
 ]
@@ -185,6 +197,25 @@ def test_what_is_no_result_is_not_compared(guestpv, machine, tmp_path, content):
     done = guestpv("bench", "--source", machine.path, "--compare", tmp_path / "before")
     assert (done.returncode, done.stdout) == (5, "")
     assert "no result" in done.stderr
+
+
+def test_a_comparison_is_no_json(guestpv, machine, tmp_path):
+    options = ("--compare", tmp_path / "before", "--json")
+    done = guestpv("bench", "--source", machine.path, *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--compare" in done.stderr
+
+
+def test_of_a_page_image_the_kernel_says_nothing(machine):
+    (vcpu,) = bench(machine).vcpus
+    assert vcpu.explained_percent is None
+
+
+@pytest.mark.parametrize(
+    ("ns", "said"), [(17.234, "17.23"), (999.96, "1000"), (9999.7, "10000"), (23456.7, "23457")]
+)
+def test_times_have_no_exponents(ns, said):
+    assert digits(ns) == said
 
 
 def test_ticks_are_not_measured(guestpv):

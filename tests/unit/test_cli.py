@@ -403,6 +403,17 @@ def test_ctrl_c_is_no_traceback_while_it_is_imported(tmp_path):
     assert starting.returncode == -signal.SIGINT
 
 
+def test_an_interrupt_while_commands_are_set_up_has_no_traceback():
+    script = """
+import guestpv.cli
+def interrupted(**_): raise KeyboardInterrupt
+guestpv.cli.app = interrupted
+guestpv.cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_unexpected_error_has_no_traceback_unless_it_is_wanted(machine):
     script = """
 import guestpv.cli, guestpv.source.open, sys

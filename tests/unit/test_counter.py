@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestpv import Bounds, Error, NoSourceError, PermissionDeniedError, StructureError
+from guestpv import (
+    Bounds,
+    BusyError,
+    Error,
+    NoSourceError,
+    PermissionDeniedError,
+    StructureError,
+)
 from guestpv.latency import counter as module
 from guestpv.latency import perf
 from guestpv.latency.counter import CpuCounter, counter, counter_on_exec
@@ -55,6 +62,28 @@ def test_a_tree_has_those_that_ended(tree):
             os._exit(0)
         os.waitpid(pid, 0)
         assert (counted.read().least_ns > 100 * MS) == tree
+
+
+@pytest.mark.parametrize("refusals", [3, None])
+def test_a_tree_is_read_while_tasks_of_it_end(monkeypatch, refusals):
+    """Linux 6.6 and later refuse that while one does: seldom, and for a moment. Or without end."""
+    read, asked = os.read, []
+
+    def refuse(*args):
+        asked.append(args)
+        if refusals is None or len(asked) <= refusals:
+            raise ChildProcessError
+        return read(*args)
+
+    monkeypatch.setattr(perf, "_PATIENCE_S", SECOND if refusals else 0.01)
+    with counter(tree=True) as counted, monkeypatch.context() as patched:
+        spin(0.01)
+        patched.setattr(os, "read", refuse)
+        if refusals:
+            assert counted.read().least_ns >= 9 * MS
+        else:
+            with pytest.raises(BusyError, match="about to end"):
+                counted.read()
 
 
 def test_on_exec_it_begins_with_the_command():
@@ -201,6 +230,16 @@ def test_without_a_pmu_a_restart_is_as_much_as_time_has_passed(machine):
         time.sleep(0.02)
         most = counted.read().most_ns
         assert 25 * MS <= most <= 5 * MS + time.monotonic_ns() - begin
+
+
+def test_without_a_pmu_what_was_unknown_stays_so(machine):
+    with CpuCounter(open_source(machine.path)) as counted:
+        machine.revise(1, 1)
+        time.sleep(0.02)
+        unknown = counted.read()
+        machine.revise(1, 0)
+        known = counted.read()
+    assert known.most_ns >= unknown.most_ns >= 20 * MS
 
 
 times = st.integers(0, 2**63)

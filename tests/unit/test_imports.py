@@ -28,7 +28,7 @@ def test_the_interpreter_has_the_names_that_type_checkers_have():
 
 @pytest.mark.parametrize(
     "command",
-    [["--version"], ["load", "--help"], ["run", "--help"], ["sim", "--help"]],
+    [["--version"], ["load", "--help"], ["run", "--", "true"], ["sim", "--help"]],
     ids=lambda words: words[0],
 )
 def test_commands_without_arrays_import_no_numpy(command):

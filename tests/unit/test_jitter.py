@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestpv import Error
+from guestpv import Error, NoSuchCpuError
 from guestpv.cli import jitterreport
+from guestpv.cli.jitter import _report
 from guestpv.latency import jitter, throttling
 from guestpv.latency.bounds import Bounds
 from guestpv.latency.jitter import (
@@ -469,12 +470,27 @@ def test_a_gap_is_taken_apart_with_its_time(guestpv, machine):
     assert "CLOCK_MONOTONIC" in done.stdout
 
 
+def test_if_no_vcpu_was_measured_it_says_why():
+    measured = Jitter(None, (CPU,), threshold=1_000)
+    measured.left_out = {CPU: "it is offline"}
+    with pytest.raises(NoSuchCpuError, match=r"not measured\. It is offline: choose"):
+        _report(measured, None, {}, as_json=True)
+
+
 @pytest.mark.parametrize(("switches", "said"), [(0, "0 times"), (1, "once"), (2, "2 times")])
 def test_how_often_is_said_as_people_do(capsys, switches, said):
     part = Bounds(0, 10 * MS)
     gap = jitter.Gap(0, 0, 10 * MS, part, part, part, voluntary=0, involuntary=switches)
     jitterreport.report([], gap, {}, {"threshold_ns": 5000})
     assert f"was switched out {said} by this guest" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ns", "said"),
+    [(5008, "5.01"), (99_960, "100"), (999_500, "1000"), (999_999, "1000"), (38_041_400, "38041")],
+)
+def test_microseconds_have_no_exponents(ns, said):
+    assert jitterreport.us(ns) == said
 
 
 @pytest.mark.parametrize(
@@ -559,6 +575,15 @@ def test_without_permission_for_a_priority_it_says_what_to_do(machine):
     assert done.stdout == ""
 
 
+def is_pinned(pid):
+    """Whether a thread of a process is where the gaps of the first CPU are looked for."""
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with suppress(ProcessLookupError):
+            if os.sched_getaffinity(int(tid)) == {CPU}:
+                return True
+    return False
+
+
 def test_an_interrupt_ends_it_with_the_report_so_far(machine):
     command = [sys.executable, "-m", "guestpv", "jitter", "--source", machine.path]
     with subprocess.Popen(
@@ -568,12 +593,27 @@ def test_an_interrupt_ends_it_with_the_report_so_far(machine):
         text=True,
     ) as process:
         time.sleep(2)
+        while not is_pinned(process.pid):  # on a busy machine
+            time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
     record = json.loads(said)
     assert record["finished"] is False
     assert 0 < record["thread"]["0"]["duration_ns"] < 20e9
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_without_a_reader_it_does_not_go_on(machine, options):
+    command = [sys.executable, "-m", "guestpv", "jitter", "--source", machine.path]
+    command += ["--duration", "1h", "--cpu", str(CPU), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        try:
+            assert process.wait(timeout=20) == -signal.SIGPIPE
+        finally:
+            process.kill()
+        assert process.stderr.read() == b""
 
 
 def on_terminal(machine, errors, ignored=()):

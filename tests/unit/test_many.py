@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from guestpv import NoSourceError
 from guestpv.agent.cgroups import CgroupCollector
 from guestpv.agent.textformat import render
+from guestpv.cli import losers
 from guestpv.latency import cgroups as module
 from guestpv.latency import perf
 from guestpv.latency.cgroups import Cgroups
@@ -261,6 +262,14 @@ def test_the_worst_comes_first(pmu):
     assert 0 < loser["stolen_ns"][0] <= loser["total_ns"][0]
     assert lines[0].split() == ["TIME", "STOLEN", "%", "TOTAL", "s", "TASK"]
     assert any(line.endswith(f" {spinning.pid} sh") for line in lines)
+
+
+def test_who_is_not_counted_is_not_kept_quiet(capsys):
+    show = losers._lines("task")
+    for left_out in 3, 3, 0:
+        show([], 1, left_out)
+    said = [line.split(maxsplit=2)[2] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert said == ["3 left out: those are not counted", "0 left out: those are not counted"]
 
 
 NAMED = """

@@ -37,6 +37,7 @@ class Host:
     def host(self):
         return self
 
+    @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_generate_machine_info(self):
         return {}  # which takes a second
 
@@ -172,7 +173,7 @@ def test_a_round_in_which_the_count_restarted_is_left_out(bench):
     assert list(said["unknown_ns"]) == ["3"]
     assert said["dropped"] == [3]
     assert said["stolen_percent"][0] < said["stolen_percent"][1]
-    assert "of 1 rounds it is not known what was stolen" in printed
+    assert "of one round it is not known what was stolen" in printed
     assert_corrected(saved)
 
 
@@ -280,6 +281,20 @@ def test_what_is_stolen_at_the_border_of_a_round_is_on_one_side_of_it(
     (told,) = timer.rounds(1)
     assert calls["end"] - calls["begin"] == (told.wall_ns - told.stolen_ns) / 1e9 >= 0.001
     assert told.stolen_ns == (20 * MS if ends == "end" else 0)
+
+
+def test_without_pytest_benchmark_a_fixture_of_that_name_is_the_users(run):
+    source = """
+        import pytest
+
+        @pytest.fixture
+        def benchmark():
+            return len
+
+        def test_it(benchmark):
+            assert benchmark("guestpv") == 7
+    """
+    run(source, "--strict-markers", "-p", "no:benchmark").assert_outcomes(passed=1)
 
 
 def test_the_table_has_names_as_they_are(run):

@@ -341,7 +341,7 @@ def test_what_is_no_record_is_refused_before_the_run(guestpv, machine, file, cod
 def test_what_never_ends_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(recordfile, "_LARGEST", 1000)
     (tmp_path / "large").write_bytes(bytes(1001))
-    with pytest.raises(FormatError, match="more than 1000 bytes"):
+    with pytest.raises(FormatError, match="more than 1000 bytes: make one"):
         recordfile.read_record(tmp_path / "large")
 
 

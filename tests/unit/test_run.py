@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guestpv import Bounds, NoSourceError, PermissionDeniedError, UnsupportedError
-from guestpv.cli.run import _lines, _spread
+from guestpv.cli.run import _lines, _spread, _why_no_more
 from guestpv.latency import command as module
 from guestpv.latency.command import CommandTimes, lost
 from guestpv.latency.counter import Counter
@@ -46,6 +46,27 @@ def test_a_command_that_can_not_be_executed_is_an_error(name, code):
     done = status(name)
     assert done.returncode == code
     assert done.stderr.startswith(f"guestpv: {name}: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_commands_own_json_is_not_that_of_an_error():
+    said = status("no-such-command", "--json").stderr
+    assert said.startswith("guestpv: no-such-command: ")
+    said = status("no-such-command", options=["--json"]).stderr
+    assert json.loads(said)["exit_code"] == 127
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "why"),
+    [("#!/no/such/interpreter\n", 127, "interpret it"), ("echo\n", 126, "run -- sh ")],
+)
+def test_why_a_script_can_not_be_executed(tmp_path, content, code, why):
+    script = tmp_path / "script"
+    script.write_text(content)
+    script.chmod(0o755)
+    done = status(str(script))
+    assert done.returncode == code
+    assert why in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -104,6 +125,24 @@ def test_repeats_end_with_the_first_that_fails(tmp_path):
     assert said["schema"] == "guestpv.run/1"
     assert [one["status"] for one in said["runs"]] == [0, 0, 1]
     assert said["command"] == ["sh", "-c", script]
+    assert said["finished"] is False
+
+
+@pytest.mark.parametrize(
+    ("statuses", "repeat", "said"),
+    [
+        ([0, 0], 2, None),
+        ([3], 1, None),
+        ([0, 3], 5, "of 5 ended with run 2, which exited with 3,"),
+        ([0, 3], 2, "of 2 ended with run 2, which exited with 3,"),
+        ([-15], 5, "of 5 ended with run 1, which was ended by signal 15,"),
+        ([0, 0], 5, "of 5 was interrupted in run 2, or after it"),
+    ],
+)
+def test_why_a_series_is_shorter_than_it_was_to_be(statuses, repeat, said):
+    runs = [CommandTimes(status, 50, 50, None, None, 0, None) for status in statuses]
+    lines = "\n".join(_why_no_more(runs, repeat))
+    assert said in lines if said else not lines
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
