@@ -93,6 +93,7 @@ def run(
     say: Say,
 ) -> None:
     """Runs until SIGTERM or SIGINT. Raises Error if it can't begin."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # any client could end it, by going early
     with ExitStack() as stack:
         watched = WatchedWebConfig(web_config, say)
         listening = stack.enter_context(_listening(*listen)) if listen else None

@@ -354,6 +354,44 @@ def test_half_a_handshake_blocks_nobody(serve, machine, secured):
         assert right.status == 200
 
 
+def test_clients_that_go_before_their_answer_end_nothing(serve, machine, secured):
+    """The second write to one that is gone is a SIGPIPE, which ends a filter."""
+    config, context, _ = secured
+    served = serve(machine.path, "--web-config", config)
+    for _ in range(10):
+        with (
+            socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as connected,
+            context.wrap_socket(connected, server_hostname="127.0.0.1") as client,
+        ):
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            client.setblocking(False)
+            with suppress(ssl.SSLWantReadError):  # says that it goes, and waits for nothing
+                client.unwrap()
+    asked = {"context": context, "Authorization": basic("prometheus", "right")}
+    assert served.metrics(**asked)["guestpv_up",] == 1
+    assert served.log().count("\n") == 1
+
+
+@pytest.mark.parametrize("log", ["full", "read by nobody"])
+def test_a_log_that_takes_nothing_is_no_reason_to_end(tmp_path, log):
+    readable, writable = os.pipe()
+    os.close(readable)
+    metrics = tmp_path / "guestpv.prom"
+    with open(writable, "w") as unread, open("/dev/full", "w") as full:
+        process = subprocess.Popen(
+            [*EXPORTER, "--source", tmp_path / "nothing", "--textfile", tmp_path],
+            stderr=full if log == "full" else unread,
+        )
+    try:
+        ends = time.monotonic() + PATIENCE_S
+        while not metrics.exists() and process.poll() is None and time.monotonic() < ends:
+            time.sleep(0.02)
+        assert "guestpv_up 0.0\n" in metrics.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_textfile_is_whole_and_is_taken_away(tmp_path, machine):
     directory = tmp_path / "textfiles"
     directory.mkdir()
