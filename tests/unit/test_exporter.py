@@ -507,9 +507,48 @@ def test_what_has_the_name_of_a_textfile_in_the_making(tmp_path, kind):
 @pytest.mark.parametrize(
     ("written", "said"),
     [
+        ("prefer_server_cipher_suites: 'no'", "prefer_server_cipher_suites is neither true nor"),
+        ("client_ca_file: false", "client_ca_file is no path"),
+        ("min_version: TLS13\n  max_version: TLS12", "min_version is later than max_version"),
+    ],
+)
+def test_what_does_not_serve_beside_a_certificate_that_does(machine, secured, written, said):
+    config, _, _ = secured
+    config.write_text(
+        f"tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n  {written}\n"
+    )
+    refused = fails("--source", machine.path, "--web-config", config)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert said in refused.stderr
+
+
+def test_a_version_that_nobody_can_use_is_said(serve, machine, secured):
+    """OpenSSL has it, and no signature for it that it deems safe."""
+    config, _, _ = secured
+    versions = "  min_version: TLS10\n  max_version: TLS10\n"
+    config.write_text(config.read_text().replace("basic", f"{versions}basic"))
+    served = serve(machine.path, "--web-config", config)
+    assert "The handshake does: no " in served.said("cert.pem: clients will fail.")
+
+
+def test_a_header_may_be_a_number(serve, machine, tmp_path):
+    """As YAML has it: the exporter-toolkit takes it, too."""
+    (tmp_path / "web.yml").write_text("http_server_config: {headers: {X-XSS-Protection: 0}}")
+    served = serve(machine.path, "--web-config", tmp_path / "web.yml")
+    assert served.get().headers["X-XSS-Protection"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
         ("- 1", "It is no table"),
         ("a: [", "not YAML"),
+        ("!!bool x", "not YAML"),
+        ("!!int ''", "not YAML"),
+        ("!!timestamp x", "not YAML"),
+        ("basic_auth_users: {a: b}\nbasic_auth_users:", "basic_auth_users is there twice"),
         ("tls_server_config: {cert_file: a.pem, key_file: b.pem}", "a.pem can't be read"),
+        ("tls_server_config: {cert_file: /dev/zero, key_file: b.pem}", "/dev/zero is no file"),
         ("http_server_config: {http2: 2}", "not used. http2 is neither true nor false"),
         ("tls_server_config: {cert_file: a.pem}", "no key_file"),
         ("tls_server_config: {cipher_suites: []}", "'cipher_suites'"),
