@@ -392,7 +392,8 @@ def test_a_log_that_takes_nothing_is_no_reason_to_end(tmp_path, log):
         process.wait()
 
 
-def test_a_textfile_is_whole_and_is_taken_away(tmp_path, machine):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_textfile_is_whole_and_is_taken_away(tmp_path, machine, number):
     directory = tmp_path / "textfiles"
     directory.mkdir()
     process = subprocess.Popen([*EXPORTER, "--source", machine.path, "--textfile", directory])
@@ -405,7 +406,7 @@ def test_a_textfile_is_whole_and_is_taken_away(tmp_path, machine):
         assert not any(name.startswith("process_") for name in names), "node_exporter has them"
         assert os.listdir(directory) == ["guestpv.prom"]
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.wait(PATIENCE_S) == 0
     assert os.listdir(directory) == [], "counters that stand still say that nothing is stolen"
 
