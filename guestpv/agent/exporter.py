@@ -92,7 +92,8 @@ def run(
     cgroups: Sequence[str],
     say: Say,
 ) -> None:
-    """Runs until SIGTERM or SIGINT. Raises Error if it can't begin."""
+    """Runs until SIGTERM, SIGINT or SIGHUP. Raises Error if it can't begin."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # any client could end it, by going early
     with ExitStack() as stack:
         watched = WatchedWebConfig(web_config, say)
         listening = stack.enter_context(_listening(*listen)) if listen else None
@@ -131,8 +132,9 @@ async def _run(
     say: Say,
 ) -> None:
     stop = asyncio.Event()
-    for number in signal.SIGTERM, signal.SIGINT:
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for number in signal.SIGTERM, signal.SIGINT, signal.SIGHUP:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # by nohup(1)
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
     jobs = [exporter.look(interval_s), _until(stop)]
     if listening:
         server = MetricsServer(exporter.render, exporter.thread, web_config)

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import ssl
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class WebConfig:
     files: tuple[Path, ...]
     """What it was read from."""
     doubt: str = ""
-    """Why clients refuse the certificate, whomever they trust, as when it has expired."""
+    """Why no client comes through, whomever it trusts, as when the certificate has expired."""
 
 
 NO_WEB_CONFIG = WebConfig(None, {}, {}, ())
@@ -73,11 +74,24 @@ def read(path: Path) -> WebConfig:
     if len(content) > _LARGEST:
         raise ConfigError(f"{path}: not read", "It is larger than 1 MiB")
     try:
-        return _parse(yaml.safe_load(content), path)
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
+        config = yaml.load(content, _Loader)
+    except Exception as error:  # of PyYAML: for !!bool x a KeyError, for !!int '' an IndexError
         raise _refused(path, f"It is not YAML ({' '.join(str(error).split())})") from error
+    try:
+        return _parse(config, path)
     except ValueError as error:
         raise _refused(path, str(error)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice: of two lists of users PyYAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for name, count in names.items():
+            if count > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{name} is there twice")
+        return super().construct_mapping(node, deep)
 
 
 def _parse(config: Any, path: Path) -> WebConfig:
@@ -92,10 +106,11 @@ def _parse(config: Any, path: Path) -> WebConfig:
     )
     http = _table(parts.get("http_server_config"), "http_server_config", ("http2", "headers"))
     headers = _table(http.get("headers"), "headers", _HEADERS)
-    if not isinstance(http.get("http2", True), bool):
-        raise ValueError("http2 is neither true nor false")
+    _yes_or_no(http, "http2")
     for name, value in headers.items():
-        if not isinstance(value, str) or not value.isprintable():
+        if type(value) is int:  # as in X-XSS-Protection: 0
+            headers[name] = str(value)
+        elif not isinstance(value, str) or not value.isprintable():
             raise ValueError(f"Header {name} is no line of text")
     context, files = _tls(tls, path.parent) if tls else (None, ())
     doubt = _doubt(context, files[0]) if context else ""
@@ -105,7 +120,7 @@ def _parse(config: Any, path: Path) -> WebConfig:
 
 def _tls(tls: Mapping[str, Any], directory: Path) -> tuple[ssl.SSLContext, tuple[Path, ...]]:
     def named(key: str) -> Path | None:
-        if not tls.get(key):
+        if tls.get(key) in (None, ""):
             return None
         if not isinstance(tls[key], str):
             raise ValueError(f"{key} is no path")
@@ -122,9 +137,11 @@ def _tls(tls: Mapping[str, Any], directory: Path) -> tuple[ssl.SSLContext, tuple
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _one_of(tls, "min_version", "TLS12", _VERSIONS)
     context.maximum_version = _one_of(tls, "max_version", "TLS13", _VERSIONS)
-    if not tls.get("prefer_server_cipher_suites", True):
+    if context.minimum_version > context.maximum_version:
+        raise ValueError("min_version is later than max_version")
+    if not _yes_or_no(tls, "prefer_server_cipher_suites"):
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    _load(cert, lambda: cert.read_bytes())  # so that the one that is missing is named
+    _load(cert, cert.read_bytes)  # so that the one that is missing is named
     _load(key, lambda: context.load_cert_chain(cert, key, _no_password))
     if ca:
         _load(ca, lambda: context.load_verify_locations(ca))
@@ -138,20 +155,29 @@ def _no_password() -> bytes:
 
 def _load(path: Path, load: Callable[[], object]) -> None:
     try:
+        if path.stat().st_size > _LARGEST or not path.is_file():
+            raise ValueError(f"{path} is no file of at most 1 MiB")
         load()
     except ssl.SSLError as error:
-        reason = (error.reason or str(error)).replace("_", " ").lower()
-        raise ValueError(f"{path} does not serve ({reason})") from error
+        raise ValueError(f"{path} does not serve ({_reason(error)})") from error
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror})") from error
 
 
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or str(error)).replace("_", " ").lower()
+
+
 def _doubt(context: ssl.SSLContext, cert: Path) -> str:
-    """What a client says of the certificate that trusts nothing else: the first steps of a
+    """Why a client fails that trusts the certificate and nothing else: the first steps of a
     handshake, in memory."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.minimum_version, client.maximum_version = (
+        context.minimum_version,
+        context.maximum_version,
+    )
     client.load_verify_locations(cert)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     asking = client.wrap_bio(to_client, to_server)
@@ -163,8 +189,8 @@ def _doubt(context: ssl.SSLContext, cert: Path) -> str:
             pass  # it is the other one's turn
         except ssl.SSLCertVerificationError as error:
             return f"{cert}: clients will refuse it. It does not verify: {error.verify_message}."
-        except ssl.SSLError:
-            break  # for another reason, as that this client can't do the versions asked for
+        except ssl.SSLError as error:  # as of versions that OpenSSL has no ciphers for
+            return f"{cert}: clients will fail. The handshake does: {_reason(error)}."
     return ""
 
 
@@ -190,6 +216,13 @@ def _table(value: Any, name: str, known: tuple[str, ...]) -> dict[str, Any]:
     for key in value:
         if key not in known:
             raise ValueError(f"{name} has {key!r}, and guestpv knows {', '.join(known)}")
+    return value
+
+
+def _yes_or_no(table: Mapping[str, Any], key: str) -> bool:
+    value = table.get(key, True)
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} is neither true nor false")
     return value
 
 

@@ -4,6 +4,7 @@
 import os
 import re
 import time
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Annotated, Any, NoReturn
 
@@ -17,7 +18,6 @@ from guestpv.cli.failure import as_error, tell
 from guestpv.cli.options import CpuOption, JsonOption, SourceOption, duration
 from guestpv.cli.records import source_record, write
 from guestpv.cli.source import open_source
-from guestpv.cpulist import CpuList
 from guestpv.errors import Error
 from guestpv.source.reader import Reader
 
@@ -114,8 +114,9 @@ def check(
     if warn is not None and warn > most:
         _unknown(f"--warn {warn:g} is more than --max {most:g}", as_json)
     with open_source(source) as reader:
+        cpus = cpu.choose(reader.cpus) if cpu else reader.cpus
         shares = _watch(reader, time_s)
-        _judge(reader, shares, cpu, total, (most if warn is None else warn, most), as_json)
+        _judge(reader, shares, cpus, total, (most if warn is None else warn, most), as_json)
 
 
 def _watch(reader: Reader, time_s: float) -> Shares:
@@ -131,12 +132,11 @@ def _watch(reader: Reader, time_s: float) -> Shares:
 def _judge(
     reader: Reader,
     shares: Shares,
-    cpu: CpuList | None,
+    cpus: Sequence[int],
     total: bool,
     limits: tuple[float, float],
     as_json: bool,
 ) -> None:
-    cpus = cpu.choose(reader.cpus) if cpu else reader.cpus
     rows = np.flatnonzero(np.isin(reader.cpus, cpus))
     by_cpu = {reader.cpus[row]: shares.of(rows[at : at + 1]) for at, row in enumerate(rows)}
     online = {number: share for number, share in by_cpu.items() if share}

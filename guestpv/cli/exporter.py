@@ -4,6 +4,7 @@
 import ipaddress
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -142,7 +143,8 @@ def _arguments(
 
 
 def _say(text: str) -> None:
-    typer.echo(f"guestpv: {text}", err=True)
+    with suppress(OSError):  # a log that is full, or read by nobody, is no reason to end
+        typer.echo(f"guestpv: {text}", err=True)
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_VCPUS = 4096
 _LATE_S = 1.0
+_LARGEST_SCRIPT = 1 << 24
 
 
 def sim(
@@ -109,7 +110,11 @@ def _run(
 
 def _content(script: Path) -> str:
     try:
-        return script.read_text("utf-8")
+        with script.open("rb") as file:
+            content = file.read(_LARGEST_SCRIPT + 1)
+        if len(content) > _LARGEST_SCRIPT:
+            raise ScriptError(f"{script}: not read", "It is larger than 16 MiB")
+        return content.decode()
     except OSError as error:
         raise ScriptError(f"{script}: not read", error.strerror or str(error)) from error
     except UnicodeDecodeError as error:

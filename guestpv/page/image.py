@@ -68,7 +68,10 @@ def write_image(
 
     temporary = Path(f"{os.fspath(path)}.partial")
     try:
-        temporary.write_bytes(image.tobytes())
+        # What else has that name is neither followed as a link nor waited for as a pipe.
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
+            file.write(image.tobytes())
         temporary.replace(path)
     except OSError as error:
         with suppress(OSError):

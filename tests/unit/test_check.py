@@ -251,7 +251,7 @@ def test_an_unknown_revision_is_no_number(check, machine):
         (("--max=5", "--for=1y"), "1y is no time"),
         (("--max=5", "--for=0s"), "0s is no time"),
         (("--max=5", "--warn=6"), "--warn 6 is more than --max 5"),
-        (("--max=5", "--cpu=9"), "cpu9: no such CPU"),
+        (("--max=5", "--for=24h", "--cpu=9"), "cpu9: no such CPU"),
         (("--max=5", "--source=/no|where\nelse"), "/no!where else: no such file"),
         (("--max=5", "--source=/proc/version"), "no page image"),
         (("--max=5", "--frobnicate"), "--frobnicate"),

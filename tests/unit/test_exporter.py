@@ -354,7 +354,46 @@ def test_half_a_handshake_blocks_nobody(serve, machine, secured):
         assert right.status == 200
 
 
-def test_a_textfile_is_whole_and_is_taken_away(tmp_path, machine):
+def test_clients_that_go_before_their_answer_end_nothing(serve, machine, secured):
+    """The second write to one that is gone is a SIGPIPE, which ends a filter."""
+    config, context, _ = secured
+    served = serve(machine.path, "--web-config", config)
+    for _ in range(10):
+        with (
+            socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) as connected,
+            context.wrap_socket(connected, server_hostname="127.0.0.1") as client,
+        ):
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            client.setblocking(False)
+            with suppress(ssl.SSLWantReadError):  # says that it goes, and waits for nothing
+                client.unwrap()
+    asked = {"context": context, "Authorization": basic("prometheus", "right")}
+    assert served.metrics(**asked)["guestpv_up",] == 1
+    assert served.log().count("\n") == 1
+
+
+@pytest.mark.parametrize("log", ["full", "read by nobody"])
+def test_a_log_that_takes_nothing_is_no_reason_to_end(tmp_path, log):
+    readable, writable = os.pipe()
+    os.close(readable)
+    metrics = tmp_path / "guestpv.prom"
+    with open(writable, "w") as unread, open("/dev/full", "w") as full:
+        process = subprocess.Popen(
+            [*EXPORTER, "--source", tmp_path / "nothing", "--textfile", tmp_path],
+            stderr=full if log == "full" else unread,
+        )
+    try:
+        ends = time.monotonic() + PATIENCE_S
+        while not metrics.exists() and process.poll() is None and time.monotonic() < ends:
+            time.sleep(0.02)
+        assert "guestpv_up 0.0\n" in metrics.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_textfile_is_whole_and_is_taken_away(tmp_path, machine, number):
     directory = tmp_path / "textfiles"
     directory.mkdir()
     process = subprocess.Popen([*EXPORTER, "--source", machine.path, "--textfile", directory])
@@ -367,7 +406,7 @@ def test_a_textfile_is_whole_and_is_taken_away(tmp_path, machine):
         assert not any(name.startswith("process_") for name in names), "node_exporter has them"
         assert os.listdir(directory) == ["guestpv.prom"]
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.wait(PATIENCE_S) == 0
     assert os.listdir(directory) == [], "counters that stand still say that nothing is stolen"
 
@@ -469,9 +508,48 @@ def test_what_has_the_name_of_a_textfile_in_the_making(tmp_path, kind):
 @pytest.mark.parametrize(
     ("written", "said"),
     [
+        ("prefer_server_cipher_suites: 'no'", "prefer_server_cipher_suites is neither true nor"),
+        ("client_ca_file: false", "client_ca_file is no path"),
+        ("min_version: TLS13\n  max_version: TLS12", "min_version is later than max_version"),
+    ],
+)
+def test_what_does_not_serve_beside_a_certificate_that_does(machine, secured, written, said):
+    config, _, _ = secured
+    config.write_text(
+        f"tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n  {written}\n"
+    )
+    refused = fails("--source", machine.path, "--web-config", config)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert said in refused.stderr
+
+
+def test_a_version_that_nobody_can_use_is_said(serve, machine, secured):
+    """OpenSSL has it, and no signature for it that it deems safe."""
+    config, _, _ = secured
+    versions = "  min_version: TLS10\n  max_version: TLS10\n"
+    config.write_text(config.read_text().replace("basic", f"{versions}basic"))
+    served = serve(machine.path, "--web-config", config)
+    assert "The handshake does: no " in served.said("cert.pem: clients will fail.")
+
+
+def test_a_header_may_be_a_number(serve, machine, tmp_path):
+    """As YAML has it: the exporter-toolkit takes it, too."""
+    (tmp_path / "web.yml").write_text("http_server_config: {headers: {X-XSS-Protection: 0}}")
+    served = serve(machine.path, "--web-config", tmp_path / "web.yml")
+    assert served.get().headers["X-XSS-Protection"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
         ("- 1", "It is no table"),
         ("a: [", "not YAML"),
+        ("!!bool x", "not YAML"),
+        ("!!int ''", "not YAML"),
+        ("!!timestamp x", "not YAML"),
+        ("basic_auth_users: {a: b}\nbasic_auth_users:", "basic_auth_users is there twice"),
         ("tls_server_config: {cert_file: a.pem, key_file: b.pem}", "a.pem can't be read"),
+        ("tls_server_config: {cert_file: /dev/zero, key_file: b.pem}", "/dev/zero is no file"),
         ("http_server_config: {http2: 2}", "not used. http2 is neither true nor false"),
         ("tls_server_config: {cert_file: a.pem}", "no key_file"),
         ("tls_server_config: {cipher_suites: []}", "'cipher_suites'"),

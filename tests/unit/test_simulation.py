@@ -373,6 +373,7 @@ def test_the_command_ends_after_its_duration(tmp_path, guestpv):
         (["--step=0"], 2, "seconds"),
         (["--script=/nowhere"], 2, "/nowhere: not read"),
         (["--script=/proc/self/exe"], 2, "not UTF-8"),
+        (["--script=/dev/zero"], 2, "/dev/zero: not read. It is larger than 16 MiB"),
     ],
 )
 def test_bad_input_in_plain_words(tmp_path, guestpv, arguments, code, said):
@@ -402,6 +403,18 @@ def test_a_place_that_can_not_be_written(tmp_path, guestpv, place):
     assert done.returncode == 1
     assert done.stderr.startswith(f"guestpv: {tmp_path / place}: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["page.new", "page.new.partial"])
+def test_what_has_the_name_of_a_page_in_the_making(tmp_path, name):
+    """A simulation that runs as root in /tmp does not follow the links of others."""
+    victim, made = tmp_path / "victim", tmp_path / "made"
+    victim.write_text("mine")
+    made.mkdir()
+    (made / name).symlink_to(victim)
+    with SimulatedMachine(made / "page", 1, seed=0):
+        assert [path.name for path in made.iterdir()] == ["page"]
+    assert victim.read_text() == "mine"
 
 
 def test_numbers_of_a_page_are_those_of_the_contract(simulate):
