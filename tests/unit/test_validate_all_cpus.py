@@ -154,9 +154,15 @@ def test_what_is_hardly_known_is_a_warning():
     assert "too vague to blame anybody" in finding.text
 
 
+def naps():
+    naps = np.zeros(50, NAP)
+    naps["length_ns"] = NAP_NS
+    return naps
+
+
 def test_of_sleep():
     guest = guest_of(rows())
-    guest.naps = {cpu: Slept(np.zeros(50, NAP), 0.0) for cpu in CPUS}
+    guest.naps = {cpu: Slept(naps(), 0.0) for cpu in CPUS}
     assert judged(counter.idle, guest).verdict == "pass"
     for cpu in BROKEN:
         guest.naps[cpu].naps["grown_ns"] = NAP_NS // 10 * cpu
@@ -169,7 +175,7 @@ def test_a_vcpu_may_be_taken_before_it_halts():
     """As seen in the lab on 16 vCPUs of a host with two CPUs: "23.2 % of its sleep was counted"."""
     guest = guest_of(rows())
     guest.watched.judged["gaps_stolen_ns"] = SECOND
-    guest.naps = {cpu: Slept(np.zeros(50, NAP), 0.0) for cpu in CPUS}
+    guest.naps = {cpu: Slept(naps(), 0.0) for cpu in CPUS}
     guest.naps[1].naps["grown_ns"] = NAP_NS * 23 // 100
     assert judged(counter.idle, guest).verdict == "pass"
     guest.naps[3].naps["grown_ns"] = NAP_NS * 9 // 10
