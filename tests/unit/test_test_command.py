@@ -26,7 +26,8 @@ exit $1
 """
 INTERRUPTED_LATE = f"""#!/bin/sh
 trap 'exit {INTERRUPTED}' INT
-echo begun | tee -a "$SAID"
+echo begun >>"$SAID"
+echo begun
 for _ in $(seq 100); do sleep 0.1; done
 """
 
