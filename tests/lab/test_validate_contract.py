@@ -101,7 +101,7 @@ def test_time_that_is_taken_from_one_vcpu_only_is_told_of_that_one(lab: Lab) -> 
     loop = f"taskset -c 0 sh -c '{LOOP}' </dev/null >/dev/null 2>&1 & echo $!"
     pid = lab.host.run(["sh", "-c", loop]).stdout.strip()
     try:
-        pin_vcpus(lab, "0", "1", "1", "1")
+        pin_vcpus(lab, "0", "1", "0", "0")
         options = "--quick --cpu 0-1 --require contended --only counter,gaps"
         code, report = validated(lab, f"{{validate}} {options}")
     finally:
