@@ -124,15 +124,9 @@ class Story:
         """The times at which its series are looked at."""
         return np.arange(self._times_s[0], self._times_s[-1], STEP_S)
 
-    def await_scrape(self, prometheus: Prometheus) -> None:
-        """Until the guest was scraped just now: what follows at once is between two scrapes."""
-
-        def scraped_s() -> list[float]:
-            last = prometheus.query("timestamp(guestpv_up)")
-            return [value for one in last for value in one.values.values()]
-
-        before_s = scraped_s()
-        while scraped_s() == before_s:
+    def await_pause(self, prometheus: Prometheus) -> None:
+        """Until nobody is to be scraped for a while: of two, for half of an interval at least."""
+        while time.time() - min(_scraped_s(prometheus)) > SCRAPED_EACH_S / 2:
             self.look()
 
     def share_taken(self, vcpu: int) -> Shares:
@@ -160,6 +154,12 @@ class Story:
         """The steps whose windows begin after that event, or so much later."""
         (began_s,) = (time_s for time_s, event in self.events if event == what)
         return slice(int(np.searchsorted(self.steps, began_s + later_s + WINDOW_S)), None)
+
+
+def _scraped_s(prometheus: Prometheus) -> list[float]:
+    """When each was scraped last: Unix times in seconds."""
+    last = prometheus.query("timestamp(up)")
+    return [value for one in last for value in one.values.values()]
 
 
 @dataclass(frozen=True)
