@@ -14,7 +14,6 @@ from pvlab import Lab
 
 STOLEN = "guestpv_stolen_seconds_total"
 STEAL = 'node_cpu_seconds_total{mode="steal"}'
-AWAY_S = 1
 RELOAD = """
 parameters=/sys/module/guestpv/parameters
 offset=$(cat $parameters/adopt_offset) build=$(cat $parameters/adopt_build)
@@ -65,7 +64,7 @@ def test_the_rate_is_what_the_host_took_whatever_happens(tmp_path, pictures):
         story.await_pause(prometheus)  # a scrape without the CPU lets node_exporter begin anew
         began_s = time.monotonic()
         switch(lab, 1, online=False)
-        story.go_on(AWAY_S)
+        story.look()
         switch(lab, 1, online=True)
         print(f"cpu1 was away for {time.monotonic() - began_s:.1f} s")
         lab.run(["taskset", "-pc", "1", busy[1]]).check_returncode()
