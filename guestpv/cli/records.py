@@ -103,6 +103,7 @@ guestpv.validate/1, one object; its JSON Schema is guestpv/cli/reports/validate.
     figures         by check, what was measured, {} where nothing was; the schema has them all
     long_gaps       of gaps.proportion: the fields of guestpv.latency.observation.LONG_GAP, by which
                     a run can be judged again
+    long_waits      of gaps.waking: a CPU, and the fields of guestpv.latency.naps.NAP
 
 guestpv.validate-record/1, one object, which validate --record writes and --compare reads; the
 numbers of states, reasons and the like are those of kmod/uapi/guestpv.h:

@@ -4,12 +4,15 @@
 Only what it came late by may have been. Sometimes something else wakes the vCPU meanwhile, and has
 to wait for the host, too: so the undisturbed sleep is looked at, and not the sum. And a vCPU on
 which something else of the guest runs does not sleep.
+
+Who wakes in the midst of what the host takes waits for the rest of it: such waits are of all
+lengths, even where what a busy vCPU waits for is always the same.
 """
 
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +30,13 @@ NAP = np.dtype([("length_ns", np.int64), ("late_ns", np.int64), ("grown_ns", np.
 """One sleep: how long it was to be, by how much it was longer, and what the count grew by."""
 
 _NAPS = 100
+"""Naps that are taken at most, if there is no time for more,"""
+_PLENTY = 40
+"""and as many from which the vCPU woke on time as are enough."""
 _ON_TIME_NS = NAP_NS // 3
 """Who wakes later may have been kept from halting at all, and then that is stolen time."""
 _ENOUGH = 20
-"""Naps from which the vCPU woke on time, of which one can tell,"""
-_PLENTY = 40
-"""and of which no more are taken."""
+"""Naps from which the vCPU woke on time, of which one can tell."""
 _USUAL = 0.1
 """Nine of ten naps may be disturbed: a host may take a vCPU as long as that is not halted yet (KVM
 polls for half a millisecond first), or when something else wakes it. A liar counts all of each."""
@@ -61,19 +65,21 @@ def counted_share(naps: Naps) -> float | None:
     return float(np.quantile((naps["grown_ns"] - naps["late_ns"]) / naps["length_ns"], _USUAL))
 
 
-def lengths_ns(cpu: int) -> list[int]:
+def lengths_ns(cpu: int) -> Iterator[int]:
     """Of the naps of a CPU, from half to one and a half of `NAP_NS`.
 
     Were they all alike, each could end where the one before did in what a host does again and
     again: under one that gave turns of 10 ms, 93 of 100 naps of 10 ms ended in somebody else's.
     """
     chosen = random.Random(cpu)
-    return [chosen.randrange(NAP_NS // 2, 3 * NAP_NS // 2) for _ in range(_NAPS)]
+    while True:
+        yield chosen.randrange(NAP_NS // 2, 3 * NAP_NS // 2)
 
 
-def take_naps(reader: MappedReader, cpus: Sequence[int]) -> dict[int, Slept]:
-    """Let a thread on each of *cpus* sleep some dozens of times, all at the same time: 1 or 2 s.
+def take_naps(reader: MappedReader, cpus: Sequence[int], seconds: float = 0.0) -> dict[int, Slept]:
+    """Let a thread on each of *cpus* sleep again and again, all at the same time.
 
+    For so many *seconds*, or for 1 or 2 if those are too few to tell whether sleep is counted.
     Returns what each saw; its naps are empty where it can't run, or its structure can't be
     interpreted. Else raises as `Reader.read` does.
     """
@@ -81,11 +87,12 @@ def take_naps(reader: MappedReader, cpus: Sequence[int]) -> dict[int, Slept]:
     ran_ns = dict.fromkeys(cpus, 0)
     errors: list[BaseException] = []
     stop = threading.Event()
+    until = time.monotonic() + seconds
 
     def sleep(cpu: int) -> None:
         try:
             pin(cpu)
-            naps[cpu] = _naps(reader, cpu, stop)
+            naps[cpu] = _naps(reader, cpu, until, stop)
             ran_ns[cpu] = time.thread_time_ns()
         except (OSError, StructureError):
             pass  # it went offline, or what it has is not known: others say so
@@ -97,9 +104,8 @@ def take_naps(reader: MappedReader, cpus: Sequence[int]) -> dict[int, Slept]:
     try:
         for thread in threads:
             thread.start()
-        until = time.monotonic() + _PATIENCE_S
         for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, until + _PATIENCE_S - time.monotonic()))
     finally:
         stop.set()
         free(threads)
@@ -111,18 +117,18 @@ def take_naps(reader: MappedReader, cpus: Sequence[int]) -> dict[int, Slept]:
     return {cpu: Slept(naps[cpu], share) for cpu, share in zip(cpus, others_shares, strict=True)}
 
 
-def _naps(reader: MappedReader, cpu: int, stop: threading.Event) -> Naps:
-    naps = np.zeros(_NAPS, NAP)
-    taken = on_time = 0
+def _naps(reader: MappedReader, cpu: int, until: float, stop: threading.Event) -> Naps:
+    naps: list[tuple[int, int, int]] = []
+    on_time = 0
     for length_ns in lengths_ns(cpu):
-        if stop.is_set() or on_time == _PLENTY:
+        enough = on_time >= _PLENTY or len(naps) >= _NAPS
+        if stop.is_set() or (enough and time.monotonic() >= until):
             break
         before, began_ns = reader.read(cpu), time.monotonic_ns()
         time.sleep(length_ns / 1e9)
         passed_ns, after = time.monotonic_ns() - began_ns, reader.read(cpu)
         grown_ns = after.stolen_ns - before.stolen_ns
         if before.epoch == after.epoch and abs(grown_ns) < _IMPOSSIBLE_NS:  # else others judge it
-            naps[taken] = (length_ns, passed_ns - length_ns, grown_ns)
-            taken += 1
+            naps.append((length_ns, passed_ns - length_ns, grown_ns))
             on_time += passed_ns - length_ns < _ON_TIME_NS
-    return naps[:taken]
+    return np.array(naps, NAP)

@@ -15,10 +15,23 @@ from guestpv.validate import (
     life_events,
     smccc,
     structure,
+    waking,
 )
 from guestpv.validate.check import CHECKS, Check
 
-_GROUPS = (discovery, smccc, address, structure, counter, gaps, kernel, host, life, life_events)
+_GROUPS = (
+    discovery,
+    smccc,
+    address,
+    structure,
+    counter,
+    gaps,
+    waking,
+    kernel,
+    host,
+    life,
+    life_events,
+)
 """Each module entered its checks when it was imported; this is their order."""
 
 

@@ -185,8 +185,8 @@ def by_cpu(
     return found(texts[cpus[0]], advice).on(cpus)
 
 
-def skipped(text: str) -> Finding:
-    return Finding(Verdict.SKIP, text)
+def skipped(text: str, **figures: Any) -> Finding:
+    return Finding(Verdict.SKIP, text, figures=figures)
 
 
 def errored(error: Exception) -> Finding:

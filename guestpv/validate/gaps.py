@@ -150,12 +150,12 @@ def proportional(guest: Guest) -> Finding:
     vague = next((line for line in lines if _excludes_1(line)), None)
     if vague:
         return warned(
-            f"{_said(vague)} of what is missing is counted, in {whole.gaps:,} gaps, which is too"
+            f"{vague} of what is missing is counted, in {whole.gaps:,} gaps, which is too"
             " vague to blame anybody",
             f"run it while the guest has nothing else to do, or for longer; {_WAY_OUT}",
             **figures,
         )
-    text = f"{_said(whole.line)} of what is missing is counted, in {whole.gaps:,} gaps"
+    text = f"{whole.line} of what is missing is counted, in {whole.gaps:,} gaps"
     if whole.muddled:
         return warned(
             f"{text}; {whole.beside:,} of them are longer than that explains, so less than"
@@ -170,7 +170,7 @@ def proportional(guest: Guest) -> Finding:
 
 def _off(found: Proportion, line: Line, figures: dict[str, Any]) -> Finding:
     return failed(
-        f"{_said(line)} of what is missing is counted, in {found.gaps:,} gaps{_looks_like(line)}",
+        f"{line} of what is missing is counted, in {found.gaps:,} gaps{_looks_like(line)}",
         f"take {1 / line.factor:.3g} times what it says for an estimate, and ask who runs the"
         " hypervisor",
         **figures,
@@ -220,12 +220,6 @@ def _is_vague(line: Line) -> bool:
 
 def _width(line: Line) -> float:
     return line.high / line.low
-
-
-def _said(line: Line) -> str:
-    digits = 1 if line.factor > 0.02 else 4
-    factor, low, high = (100 * each for each in (line.factor, line.low, line.high))
-    return f"{factor:.{digits}f} % (from {low:.{digits}f} to {high:.{digits}f})"
 
 
 _COUNTERS_MHZ = (19.2, 24, 25, 50, 54, 62.5, 100)

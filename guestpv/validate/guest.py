@@ -40,6 +40,8 @@ from guestpv.validate.undisturbed import undisturbed
 
 _SETTLED_S = 0.2
 """An idle CPU accounts for steal late. After so long, all that is watched have been busy."""
+_NAPPING, _NAPPING_S = 0.6, 20.0
+"""For what part of the time for which it is watched each sleeps afterwards, and at most."""
 _AGAIN_S = 10.0
 """For how long the vCPUs are watched again at most, if their gaps tell too little."""
 
@@ -239,8 +241,10 @@ class Guest:
     @cached_property
     def naps(self) -> dict[int, Slept]:
         """What the count of each vCPU that is judged does while that sleeps."""
-        self.progress("letting the vCPUs sleep")
-        return take_naps(self.reader, self.watched.judged["cpu"].tolist())
+        cpus = self.watched.judged["cpu"].tolist()
+        seconds = min(_NAPPING * self.options.observe_s, _NAPPING_S)
+        self.progress(f"letting {len(cpus)} vCPUs sleep, again and again, for {seconds:.0f} s")
+        return take_naps(self.reader, cpus, seconds)
 
     @cached_property
     def watched(self) -> Watched:

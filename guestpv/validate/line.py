@@ -44,6 +44,16 @@ class Line:
         """Whether a tenth that is hidden can be told from nothing."""
         return self.high < _SHARP * self.low
 
+    def __str__(self) -> str:
+        return percent(self.factor, self.low, self.high)
+
+
+def percent(factor: float, low: float, high: float) -> str:
+    """A factor and its bounds, as findings tell them."""
+    digits = 1 if factor > 0.02 else 4
+    factor, low, high = (100 * each for each in (factor, low, high))
+    return f"{factor:.{digits}f} % (from {low:.{digits}f} to {high:.{digits}f})"
+
 
 def through(
     cpus: npt.NDArray[np.uint64], length_ns: Floats, stolen_ns: Floats, confidence: float

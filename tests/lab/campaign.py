@@ -29,7 +29,7 @@ class Run:
     by: the checks of which one must catch it; none where nothing is wrong
     failed: those that blamed the hypervisor, and how long after the beginning, in seconds
     found: verdict and text of all that did not pass
-    long_gaps: the log, by which another rule can judge the run again
+    long_gaps, long_waits: the logs, by which another rule can judge the run again
     """
 
     name: str
@@ -40,6 +40,7 @@ class Run:
     failed: dict[str, float]
     found: dict[str, list[str]]
     long_gaps: list[list[int]] = field(default_factory=list)
+    long_waits: list[list[int]] = field(default_factory=list)
 
     @property
     def caught(self) -> bool:

@@ -22,14 +22,15 @@ for line in sys.stdin:
     only, options = json.loads(line)
     began = time.monotonic()
     guest = Guest(options=Options(host_account=account, **options))
-    findings, after_s, long_gaps = {}, {}, []
+    findings, after_s, long_gaps, long_waits = {}, {}, [], []
     for outcome in run(select(only), guest):
         found = outcome.finding
         findings[outcome.check.id] = found.verdict, found.text, found.advice
         after_s[outcome.check.id] = time.monotonic() - began
         long_gaps = found.figures.get("long_gaps", long_gaps)
+        long_waits = found.figures.get("long_waits", long_waits)
     guest.reader.close()
-    print(json.dumps([findings, after_s, long_gaps]), flush=True)
+    print(json.dumps([findings, after_s, long_gaps, long_waits]), flush=True)
 """
 
 # As the host's clock goes on, and not from what stands there: of what KVM writes nothing is lost
@@ -57,7 +58,9 @@ class Validator:
         self.after_s: dict[str, float] = {}
         """Of the last run: by check, how long after its beginning that was judged."""
         self.long_gaps: list[list[int]] = []
-        """And what it was judged by: LONG_GAP."""
+        """And what it was judged by: LONG_GAP,"""
+        self.long_waits: list[list[int]] = []
+        """and the CPU and its NAP."""
         assert self._read() == "ready\n"
 
     def begin(self, *only: str, observe_s: float = 2, **options: Any) -> None:
@@ -68,7 +71,7 @@ class Validator:
     def end(self) -> dict[str, list[str]]:
         """Verdict, text and advice by check."""
         findings: dict[str, list[str]]
-        findings, self.after_s, self.long_gaps = json.loads(self._read())
+        findings, self.after_s, self.long_gaps, self.long_waits = json.loads(self._read())
         return findings
 
     def run(self, *only: str, **options: Any) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Sleep that is counted as stolen, by a hypervisor that a test plays: simulation."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -84,13 +85,21 @@ def test_naps_end_in_ones_own_turns_often_enough(turn_ns, cpu):
     As in the lab, where of naps of one length 1 to 15 of 100 ended in time.
     """
     now_ns = on_time = 0
-    for length_ns in lengths_ns(cpu):
+    for length_ns in itertools.islice(lengths_ns(cpu), 100):
         now_ns += length_ns
         turn, into_ns = divmod(now_ns, turn_ns)
         if turn % 2:
             now_ns += turn_ns - into_ns
         on_time += turn % 2 == 0
     assert on_time >= 25  # 20 are needed
+
+
+def test_naps_are_taken_for_as_long_as_is_asked_for(machine_of):
+    with MappedReader(machine_of(CPU + 1).path) as reader:
+        began = time.monotonic()
+        naps = take_naps(reader, [CPU], 1.5)[CPU].naps
+    assert 1.5 <= time.monotonic() - began < 5
+    assert len(naps) > 60  # of 10 ms
 
 
 def test_a_cpu_that_did_not_sleep_has_no_share(machine_of):
