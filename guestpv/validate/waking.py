@@ -33,10 +33,12 @@ _ONE_PIECE = 1.25
 _ENOUGH = 200
 """Such waits of a vCPU, from which on there is a line through them,"""
 _SURE = 0.012
-"""if that has no greater error: by ten times as much, hardly anything would be seen."""
+"""if that has no greater error: with three times as much, 4 % could not be told from nothing."""
 _TOLERANCE = 0.02
-"""How far from 1 a factor of several vCPUs together may be that is certain. In the lab it is 1 %
-short, and up to 2 % on a kernel of its own,"""
+"""How far from 1 a factor of several vCPUs together may be that is certain. In the lab an honest
+one is 1 % short, and 2 % now and then: who waited for long has the more to make up for before it
+goes on, which takes 0.1 ms there. Of 32 no upper bound was below 0.995; of 26 from whom 4 % were
+hidden none was above 0.976,"""
 _TOLERANCE_OF_ONE = 0.03
 """and that of one vCPU now and then 3 %."""
 _FIGURES = 6
