@@ -378,6 +378,7 @@ CLAIM = [
     Fault("frozen", "counter.grows", frozen),
     Fault("half is hidden", "gaps.proportion", lying(scale=0.5), tries=3),
     Fault("a tenth is hidden", "gaps.proportion", lying(scale=0.9), tries=6, warns_if_busy=True),
+    Fault("a tenth is hidden", "gaps.waking", lying(scale=0.9), {"observe_s": 8}, tries=4),
     Fault("microseconds", "gaps.proportion", lying(scale=0.001), tries=3),
     Fault(
         "one slice in ten is lost",

@@ -13,7 +13,7 @@ from guestpv.validate import Outcome, catalogue
 from guestpv.validate.waking import waking
 
 SLICE_MS = 10
-RUNS = 40
+RUNS = 20
 """Of each simulated host."""
 
 
