@@ -120,8 +120,8 @@ def take_naps(reader: MappedReader, cpus: Sequence[int], seconds: float = 0.0) -
 def _naps(reader: MappedReader, cpu: int, until: float, stop: threading.Event) -> Naps:
     naps: list[tuple[int, int, int]] = []
     on_time = 0
-    for length_ns in lengths_ns(cpu):
-        enough = on_time >= _PLENTY or len(naps) >= _NAPS
+    for taken, length_ns in enumerate(lengths_ns(cpu)):
+        enough = on_time >= _PLENTY or taken >= _NAPS
         if stop.is_set() or (enough and time.monotonic() >= until):
             break
         before, began_ns = reader.read(cpu), time.monotonic_ns()

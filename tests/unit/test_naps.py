@@ -102,6 +102,26 @@ def test_naps_are_taken_for_as_long_as_is_asked_for(machine_of):
     assert len(naps) > 60  # of 10 ms
 
 
+def test_naps_of_which_nothing_can_be_said_come_to_an_end(machine_of):
+    machine, over = machine_of(CPU + 1), threading.Event()
+
+    def restart():
+        while not over.wait(0.002):
+            machine.restart(CPU)
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    try:
+        with MappedReader(machine.path) as reader:
+            began = time.monotonic()
+            naps = take_naps(reader, [CPU])[CPU].naps
+    finally:
+        over.set()
+        thread.join()
+    assert time.monotonic() - began < 5  # 100 of 10 ms, and no more until patience ends
+    assert len(naps) < 40
+
+
 def test_a_cpu_that_did_not_sleep_has_no_share(machine_of):
     with MappedReader(machine_of(2).path) as reader:
         naps = take_naps(reader, [4095])
