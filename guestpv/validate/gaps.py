@@ -10,7 +10,7 @@ from guestpv.cpulist import listed
 from guestpv.validate.check import Effect, Finding, Level, check, failed, passed, skipped, warned
 from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
-from guestpv.validate.line import Line
+from guestpv.validate.line import Line, advice_on, excludes_1
 from guestpv.validate.proportion import Proportion
 
 _ERROR_NS = 1_000_000
@@ -171,8 +171,7 @@ def proportional(guest: Guest) -> Finding:
 def _off(found: Proportion, line: Line, figures: dict[str, Any]) -> Finding:
     return failed(
         f"{line} of what is missing is counted, in {found.gaps:,} gaps{_looks_like(line)}",
-        f"take {1 / line.factor:.3g} times what it says for an estimate, and ask who runs the"
-        " hypervisor",
+        advice_on(line.factor),
         **figures,
     )
 
@@ -210,7 +209,7 @@ def is_off(found: Proportion, line: Line, tolerance: float = _TOLERANCE) -> bool
 
 
 def _excludes_1(line: Line) -> bool:
-    return line.high < 1 - _TOLERANCE_OF_ONE or line.low > 1 + _TOLERANCE_OF_ONE
+    return excludes_1(line.low, line.high, _TOLERANCE_OF_ONE)
 
 
 def _is_vague(line: Line) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
 
 CONFIDENCE = 0.999
 ENOUGH = 20
@@ -55,6 +56,25 @@ def percent(factor: float, low: float, high: float) -> str:
     return f"{factor:.{digits}f} % (from {low:.{digits}f} to {high:.{digits}f})"
 
 
+def excludes_1(low: float, high: float, tolerance: float) -> bool:
+    """Whether all between these bounds is further than *tolerance* from 1."""
+    return high < 1 - tolerance or low > 1 + tolerance
+
+
+def advice_on(factor: float) -> str:
+    """What a person can do about a count that grows by this factor."""
+    return (
+        f"take {1 / factor:.3g} times what it says for an estimate, and ask who runs the hypervisor"
+    )
+
+
+def slopes_of_pairs(length_ns: Floats, stolen_ns: Floats, i: Indices, j: Indices) -> Floats:
+    """Of the points *i* to the points *j*, where their counts differ."""
+    counted = stolen_ns[j] - stolen_ns[i]
+    found: Floats = (length_ns[j] - length_ns[i])[counted != 0] / counted[counted != 0]
+    return found
+
+
 def through(
     cpus: npt.NDArray[np.uint64], length_ns: Floats, stolen_ns: Floats, confidence: float
 ) -> Line | None:
@@ -73,8 +93,7 @@ def through(
         return None
     i, j = np.triu_indices(len(cpus), 1)
     i, j = i[cpus[i] == cpus[j]], j[cpus[i] == cpus[j]]
-    counted = stolen_ns[j] - stolen_ns[i]
-    slopes = np.sort((length_ns[j] - length_ns[i])[counted != 0] / counted[counted != 0])
+    slopes = np.sort(slopes_of_pairs(length_ns, stolen_ns, i, j))
     if not len(slopes):
         return None
     z = NormalDist().inv_cdf(0.5 + confidence / 2)

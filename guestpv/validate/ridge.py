@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from guestpv.validate.line import Floats, percent
+from guestpv.validate.line import Floats, percent, slopes_of_pairs
 
 _TRIED = 200
 """Slopes of which the best is where it begins,"""
@@ -67,8 +67,7 @@ def ridge(length_ns: Floats, stolen_ns: Floats) -> Ridge | None:
 def _densest(length_ns: Floats, stolen_ns: Floats) -> tuple[float, float, float] | None:
     """Slope and constant of the line that a quarter of all points is nearest to, and its width."""
     i, j = np.triu_indices(len(length_ns), 1)
-    counted = stolen_ns[j] - stolen_ns[i]
-    slopes = (length_ns[j] - length_ns[i])[counted != 0] / counted[counted != 0]
+    slopes = slopes_of_pairs(length_ns, stolen_ns, i, j)
     slopes = slopes[(slopes > 1 / _STEEP) & (slopes < _STEEP)]
     if not len(slopes):
         return None

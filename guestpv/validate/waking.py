@@ -12,7 +12,7 @@ the line is where they lie closest. And who is kept out twice came late by what 
 so no wait is looked at that is much longer than what is usually taken in one piece.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from guestpv.latency.observation import LongGaps
 from guestpv.validate.check import Effect, Finding, Level, check, failed, grouped, passed, skipped
 from guestpv.validate.clauses import Clause
 from guestpv.validate.guest import Guest
-from guestpv.validate.line import CONFIDENCE
+from guestpv.validate.line import CONFIDENCE, advice_on, excludes_1
 from guestpv.validate.ridge import Ridge, ridge, together
 
 _WAITED_NS = 500_000
@@ -102,21 +102,17 @@ def waking(guest: Guest) -> Finding:
         finding = _off(whole, CONFIDENCE, total, figures).on(surest_first)
     else:
         finding = passed(_said(whole, CONFIDENCE, total), **figures)
-    for some in unjudged:
-        finding = finding.but(some.why, some.cpus)
-    return finding
+    return replace(finding, unjudged=unjudged)
 
 
 def _is_off(line: Ridge, confidence: float, tolerance: float) -> bool:
-    low, high = line.bounds(confidence)
-    return high < 1 - tolerance or low > 1 + tolerance
+    return excludes_1(*line.bounds(confidence), tolerance)
 
 
 def _off(line: Ridge, confidence: float, naps: int, figures: dict[str, Any]) -> Finding:
     return failed(
         _said(line, confidence, naps),
-        f"take {1 / line.factor:.3g} times what it says for an estimate, and ask who runs the"
-        " hypervisor",
+        advice_on(line.factor),
         **figures,
     )
 
