@@ -156,7 +156,7 @@ def frozen(lab: Lab) -> AbstractContextManager[None]:
     return lab.frozen()
 
 
-PROPORTION = ("gaps.proportion", "gaps.waking")
+PROPORTION = ("gaps.proportion",)
 FEW_PERCENT = ("gaps.waking", "gaps.proportion")
 LOST = ("gaps.lost", "gaps.proportion")
 STILL = ("counter.still", "counter.passed")
