@@ -58,6 +58,7 @@ def test_what_the_kernels_are_stands_in_one_column(lab):
     [
         ({"hypervisor": "xen"}, "no hypervisor 'xen'; there are: kvm, none"),
         ({"hypervisor": "none", "steal": 40}, "no hypervisor that could take time"),
+        ({"hypervisor": "none", "icount": True}, "no host whose instructions"),
         ({"steal": 95}, "from 0 to 90, not 95"),
         ({"kernel": "stock-2.6"}, "no kernel 'stock-2.6'; there are: stock-6.1, "),
         ({"kernel": "build-5.10"}, "not to boot"),

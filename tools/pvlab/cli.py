@@ -64,6 +64,12 @@ HostKernelOption = Annotated[
         help=f"The host's kernel: {', '.join(k.name for k in KERNELS.values() if k.hosts)}."
     ),
 ]
+IcountOption = Annotated[
+    bool,
+    typer.Option(
+        "--icount", help="A host of one CPU, whose time is that of the instructions it executes."
+    ),
+]
 BootOption = Annotated[
     bool, typer.Option("--boot", help="Boot, even where a saved machine would serve.")
 ]
@@ -81,6 +87,7 @@ def run(
     load: LoadOption = False,
     append: AppendOption = "",
     host_kernel: HostKernelOption = "stock-6.1",
+    icount: IcountOption = False,
     boot: BootOption = False,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Seconds after which the command is given up.")
@@ -101,6 +108,7 @@ def run(
         load=load,
         append=append,
         host_kernel=host_kernel,
+        icount=icount,
         boot=boot,
     ) as lab:
         try:
@@ -125,6 +133,7 @@ def shell(
     load: LoadOption = False,
     append: AppendOption = "",
     host_kernel: HostKernelOption = "stock-6.1",
+    icount: IcountOption = False,
     boot: BootOption = False,
 ) -> None:
     """Open a shell in a guest."""
@@ -139,6 +148,7 @@ def shell(
         load,
         append,
         host_kernel,
+        icount,
         boot,
     )
 

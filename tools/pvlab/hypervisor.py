@@ -10,6 +10,7 @@ from pathlib import Path
 from . import account
 from .console import Console
 from .equipment import equipment
+from .errors import LabError
 from .kernels import Kernel
 from .machine import DIRECTORY, Machine
 from .run import Run
@@ -19,7 +20,10 @@ from .site import Site, ThisMachine
 # function of the kernel, and vectors whose every operation is a call and a loop of QEMU's. And not
 # LPA2: where a walk of its first level ends at stage 2, QEMU 7.2 reports level -1, which is that of
 # stage 1, and KVM does not know such a fault. A guest with 52-bit addresses could not be moved.
-_EMULATED_CPU = ("-cpu", "max,pauth=off,sve=off,sme=off,lpa2=off", "-accel", "tcg,thread=multi")
+_EMULATED_CPU = ("-cpu", "max,pauth=off,sve=off,sme=off,lpa2=off")
+_BY_CLOCK = ("-accel", "tcg,thread=multi")
+# Each instruction takes two nanoseconds, about as many as it does by the clock.
+_BY_INSTRUCTIONS = ("-accel", "tcg,thread=single", "-icount", "shift=1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Wanted:
     """What a hypervisor is to serve, and from what host.
 
     gives: files of this machine that the guest's QEMU needs, each with a name for its disk
+    virtual_time_stops, icount: see Lab
     """
 
     run: Run
@@ -47,6 +52,7 @@ class Wanted:
     gives: Mapping[str, Path]
     host_kernel: Kernel
     virtual_time_stops: bool = True
+    icount: bool = False
 
 
 def kvm(wanted: Wanted) -> Hypervisor:
@@ -60,16 +66,21 @@ def kvm(wanted: Wanted) -> Hypervisor:
 
     here = ThisMachine(wanted.run)
     if platform.machine() == "aarch64" and os.access("/dev/kvm", os.R_OK | os.W_OK):
+        if wanted.icount:
+            raise LabError("no host is emulated here, whose instructions could be counted")
         told = ("/bin/sh", str(account.SCRIPT), str(here.directory / "guest.pid"))
         return Hypervisor(here, os.cpu_count() or 1, how, told)
 
+    # QEMU counts the instructions of one CPU after another: of two, each would stand still while
+    # the other runs, for uneven parts of the time.
+    time, cpus = (_BY_INSTRUCTIONS, 1) if wanted.icount else (_BY_CLOCK, 2)
     host = Machine(
         "host",
         wanted.run,
         here,
         wanted.host_kernel,
-        ("-machine", "virt,virtualization=on,gic-version=3", *_EMULATED_CPU),
-        cpus=2,
+        ("-machine", "virt,virtualization=on,gic-version=3", *_EMULATED_CPU, *time),
+        cpus=cpus,
         memory_mb=2048,
         disks={"payload": equipment(wanted.host_kernel), **wanted.gives},
         serves=wanted.console,
@@ -81,7 +92,7 @@ def kvm(wanted: Wanted) -> Hypervisor:
 
 def none(wanted: Wanted) -> Hypervisor:
     """Plain emulation: a guest whose firmware has never heard of PV-time."""
-    how = ("-machine", "virt,gic-version=3", *_EMULATED_CPU)
+    how = ("-machine", "virt,gic-version=3", *_EMULATED_CPU, *_BY_CLOCK)
     return Hypervisor(ThisMachine(wanted.run), 0, lambda steal_time: how)
 
 

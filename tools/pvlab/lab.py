@@ -50,6 +50,8 @@ class Lab:
     load: whether to load the module, before any time is taken
     memory_mb: how much the guest has; the less, the sooner it is moved
     virtual_time_stops: whether the guest's clocks stand still while it is paused, as QEMU has it
+    icount: whether an emulated host, which has one CPU then, takes its time from the instructions
+        it executes, so that nothing else that this machine does takes any of it
     boot: whether to boot even where a saved machine would serve
     """
 
@@ -67,6 +69,7 @@ class Lab:
         load: bool = False,
         memory_mb: int = 512,
         virtual_time_stops: bool = True,
+        icount: bool = False,
         boot: bool = False,
     ) -> None:
         if "\n" in append:
@@ -80,6 +83,7 @@ class Lab:
             host_kernel=host_kernel,
             append=append,
             virtual_time_stops=virtual_time_stops,
+            icount=icount,
         )
         self._steal = steal
         self._steal_after_s = steal_after_s
@@ -94,6 +98,8 @@ class Lab:
             there = ", ".join(HYPERVISORS)
             raise LabError(f"no hypervisor '{self._spec.hypervisor}'; there are: {there}")
         check_percent(self._steal, has_host=self._spec.hypervisor != "none")
+        if self._spec.icount and self._spec.hypervisor == "none":
+            raise LabError("there is no host whose instructions could be counted")
         if not chosen.bootable:
             raise LabError(f"{chosen.name} is there to build modules against, not to boot")
         if not host.hosts:

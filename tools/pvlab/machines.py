@@ -31,12 +31,14 @@ class Spec:
     host_kernel: str
     append: str
     virtual_time_stops: bool
+    icount: bool
 
     def __str__(self) -> str:
         said = [self.kernel, f"{self.vcpus} vCPUs, {self.memory_mb} MB"]
         said += ["emulated" if self.hypervisor == "none" else f"on {self.host_kernel}"]
         said += ["no PV-time"] * (not self.steal_time)
         said += ["its clocks go on while it is paused"] * (not self.virtual_time_stops)
+        said += ["time by instructions"] * self.icount
         said += [self.append] * bool(self.append)
         return ", ".join(said)
 
@@ -55,7 +57,8 @@ class Machines:
             "guest": self.payload,
         }
         console = Console(run.directory, "guest")
-        wanted = Wanted(run, console, gives, kernel(spec.host_kernel), spec.virtual_time_stops)
+        host = kernel(spec.host_kernel)
+        wanted = Wanted(run, console, gives, host, spec.virtual_time_stops, spec.icount)
         served = HYPERVISORS[spec.hypervisor](wanted)
         self.host, self.host_cpus, self.how = served.host, served.cpus, served.how
         self.account = served.account
