@@ -37,6 +37,45 @@ def test_perf_stat_counts_stolen_time(machine):
         assert everywhere.stderr.count("guestpv/stolen/") == 2
 
 
+# Says what the vCPU lost, and what of it all tasks did, while so many are busy on it.
+SUM = """
+import os, sys, time
+from contextlib import ExitStack
+from pathlib import Path
+import guestpv
+from test_pmu import child, event, read, spin
+with ExitStack() as stack:
+    for _ in range(int(sys.argv[1])):
+        stack.enter_context(child(lambda: spin(60)))
+    threads = [int(each.name) for each in Path("/proc").glob("[0-9]*/task/*")]
+    events = [stack.enter_context(event(pid=thread)) for thread in threads]
+    reader = stack.enter_context(guestpv.open())
+    def lost():
+        return int(reader.snapshot()["stolen_ns"].sum())
+    def both():
+        while True:
+            of_all, by_tasks = lost(), sum(map(read, events))
+            if of_all == lost():  # or the host took some in between
+                return of_all, by_tasks
+    before = both()
+    time.sleep(5)
+    print(*(now - then for then, now in zip(before, both())))
+"""
+
+
+def test_all_tasks_together_lose_what_their_vcpu_does(machine):
+    """Who loses what in a switch of tasks is not known; by the clock, to emulate one takes long."""
+    with Lab(vcpus=1, load=True, icount=True, steal=40, **machine) as lab:
+        for busy in 1, 6:
+            program = ["python3", "-c", SUM, str(busy)]
+            done = lab.run(["env", "PYTHONPATH=/root/tests/guest", *program])
+            assert done.returncode == 0, done.stderr
+            lost, by_tasks = map(int, done.stdout.split())
+            print(f"{busy} busy: the vCPU lost {lost} ns, and {by_tasks} of them its tasks")
+            assert lost > 1 * SECOND
+            assert by_tasks == pytest.approx(lost, rel=0.001)
+
+
 # Counts what cpu1 loses and says it twice a second, until its input ends.
 WATCH = """
 import os, select, sys, time
