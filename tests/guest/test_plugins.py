@@ -76,9 +76,8 @@ WORKLOAD = os.path.join(os.path.dirname(__file__), "workload.py")
 
 @pytest.fixture
 def alone(tmp_path):
-    """What the workload is told, as the only task in its only phase."""
-    (tmp_path / "go-only").write_text("1")
-    return {"PLACE": str(tmp_path), "PHASES": "only", "TIMER": "corrected"}
+    """What the workload is told, as the only task."""
+    return {"PLACE": str(tmp_path), "TASKS": "1", "TIMER": "corrected"}
 
 
 def test_pytest_benchmark_says_what_was_stolen_and_takes_it_off(loaded, alone, tmp_path):

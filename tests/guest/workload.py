@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A piece of work that a tool times, as one of several tasks, which are all busy meanwhile.
+"""A piece of work that a tool times, as one of as many TASKS, which are all busy meanwhile.
 
-It is done in phases. A phase begins when there is a file ``go-PHASE`` in the directory PLACE, and
-as many tasks as it says have come; each writes a line into the pipe ``done``, if there is one, when
-it has done its part, and keeps its vCPU busy until all have. PHASES names those in which this task
-takes part. Run as
+It begins when all have come, each of which leaves a file in the directory PLACE; and it keeps its
+vCPU, which is named by VCPU if it is one of several, busy until all have done their part. Run as
 
 - ``pytest workload.py``, it is timed by pytest-benchmark;
 - ``workload.py`` with options of pyperf's, by pyperf: with ``TIMER=corrected`` by its own timer;
-- ``workload.py plain PHASE``, by whoever runs it.
+- ``workload.py plain``, by whoever runs it.
 """
 
 import os
@@ -21,7 +19,8 @@ from pathlib import Path
 ROUNDS = 20
 LOOPS = 300_000
 PLACE = Path(os.environ["PLACE"])
-PHASES = os.environ["PHASES"].split(",")
+TASKS = int(os.environ["TASKS"])
+VCPU = os.environ.get("VCPU")
 
 
 def work() -> None:
@@ -30,32 +29,26 @@ def work() -> None:
 
 
 @contextmanager
-def together(phase: str, *, busy: bool = True) -> Iterator[None]:
+def together(*, busy: bool = True) -> Iterator[None]:
     """Begin when all tasks have come, and go on with nothing until all have done their work."""
 
     def number(what: str) -> int:
-        return len(list(PLACE.glob(f"{what}-{phase}-*")))
+        return len(list(PLACE.glob(f"{what}-*")))
 
-    (PLACE / f"came-{phase}-{os.getpid()}").touch()
-    while not (go := PLACE / f"go-{phase}").exists():
+    (PLACE / f"came-{os.getpid()}").touch()
+    while number("came") < TASKS:
         time.sleep(0.05)
-    tasks = int(go.read_text())
-    while number("came") < tasks:
-        time.sleep(0.05)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {int(VCPU)} if VCPU else before)
     yield
-    (PLACE / f"done-{phase}-{os.getpid()}").touch()
-    if (done := PLACE / "done").exists():
-        done.write_text(f"{phase}\n")
-    while busy and number("done") < tasks:
+    (PLACE / f"done-{os.getpid()}").touch()
+    while busy and number("done") < TASKS:
         work()
+    os.sched_setaffinity(0, before)
 
 
-def pytest_generate_tests(metafunc) -> None:
-    metafunc.parametrize("phase", PHASES)
-
-
-def test_work(benchmark, phase) -> None:
-    with together(phase):
+def test_work(benchmark) -> None:
+    with together():
         benchmark.pedantic(work, rounds=ROUNDS)
 
 
@@ -65,24 +58,21 @@ def time_by_pyperf() -> None:
     from guestpv.plugins.pyperf import corrected
 
     runner = pyperf.Runner(processes=1, values=ROUNDS, warmups=0, loops=1)
-    args = runner.parse_args()
-    # Its first process starts one for each phase, which measures.
-    with together(PHASES[args.worker_task]) if args.worker else nullcontext():
-        for phase in PHASES:
-            if os.environ.get("TIMER") == "corrected":
-                runner.bench_time_func(phase, corrected(work))
-            else:
-                runner.bench_func(phase, work)
+    # Its first process starts another, which measures.
+    with together() if runner.parse_args().worker else nullcontext():
+        if os.environ.get("TIMER") == "corrected":
+            runner.bench_time_func("work", corrected(work))
+        else:
+            runner.bench_func("work", work)
 
 
 def main() -> None:
-    match sys.argv[1:]:
-        case ["plain", phase]:
-            with together(phase, busy=False):
-                for _ in range(ROUNDS):
-                    work()
-        case _:
-            time_by_pyperf()
+    if sys.argv[1:] == ["plain"]:
+        with together(busy=False):
+            for _ in range(ROUNDS):
+                work()
+    else:
+        time_by_pyperf()
 
 
 if __name__ == "__main__":
