@@ -63,9 +63,9 @@ with ExitStack() as stack:
 """
 
 
-def test_all_tasks_together_lose_what_their_vcpu_does(machine):
+def test_all_tasks_together_lose_what_their_vcpu_does():
     """Who loses what in a switch of tasks is not known; by the clock, to emulate one takes long."""
-    with Lab(vcpus=1, load=True, icount=True, steal=40, **machine) as lab:
+    with Lab(vcpus=1, load=True, icount=True, steal=40) as lab:
         for busy in 1, 6:
             program = ["python3", "-c", SUM, str(busy)]
             done = lab.run(["env", "PYTHONPATH=/root/tests/guest", *program])
