@@ -42,7 +42,7 @@ class Contention:
         self._cpus = cpus
         self._loops: list[str] = []
 
-    def set(self, percent: int, *, after_s: float = 0, period_ns: int = PERIOD_NS) -> None:
+    def set(self, percent: int, *, after_s: float = 0) -> None:
         """Take about this much of each period of each CPU, in a while, until it is set anew."""
         check_percent(percent, has_host=bool(self._cpus))
         if self._loops:
@@ -51,8 +51,8 @@ class Contention:
         if percent:
             start = _START.format(
                 cpus=self._cpus,
-                runtime=period_ns * percent // 100,
-                period=period_ns,
+                runtime=PERIOD_NS * percent // 100,
+                period=PERIOD_NS,
                 after_s=after_s,
             )
             self._loops = self._host.run(["sh", "-c", start]).stdout.split()

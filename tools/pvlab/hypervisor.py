@@ -51,8 +51,8 @@ class Wanted:
     console: Console
     gives: Mapping[str, Path]
     host_kernel: Kernel
-    virtual_time_stops: bool = True
-    icount: bool = False
+    virtual_time_stops: bool
+    icount: bool
 
 
 def kvm(wanted: Wanted) -> Hypervisor:

@@ -133,9 +133,9 @@ class Lab:
         """Run a command in the guest. Raises LabError if the guest dies or the time is up."""
         return self.guest.run(command, timeout=timeout, input=input)
 
-    def steal(self, percent: int, *, period_ms: int = 20) -> None:
-        """Take about this much of a busy vCPU's time away from now on, once in each period."""
-        self._contention.set(percent, period_ns=period_ms * 1_000_000)
+    def steal(self, percent: int) -> None:
+        """Take about this much of a busy vCPU's time away from now on."""
+        self._contention.set(percent)
 
     def qmp(self, command: str, **arguments: object) -> object:
         """Have the guest's QEMU execute a command: `stop`, `cont`, `system_wakeup`."""
