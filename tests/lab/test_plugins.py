@@ -30,9 +30,9 @@ COMMANDS = {
 }
 # All start on one vCPU: on several of one CPU they would wait for each other's locks, for minutes.
 ALL = """
+export PLACE={place} TIMER=corrected PYTHONHASHSEED=0 TASKS={tasks} VCPU
 rm -rf $PLACE && mkdir -m 1777 $PLACE && cd $PLACE
 cp /root/tests/guest/workload.py . && chmod 755 workload.py
-export TIMER=corrected PYTHONHASHSEED=0 TASKS={tasks} VCPU
 for task in $(seq 0 $((TASKS - 1))); do
     VCPU=$((task % {vcpus}))
     taskset -c 0 {privilege} {command} >said$task 2>&1 &
@@ -54,10 +54,16 @@ class Figures:
         return f"{1e3 * self.wall:.2f} ms, corrected {1e3 * self.corrected:.2f} ms"
 
 
-def measure(lab: Lab, tool: str, *, tasks: int, vcpus: int = 1, privilege: str = "") -> Figures:
-    """Have so many tasks measured by a tool at the same time: the mean of them all."""
-    script = ALL.format(tasks=tasks, vcpus=vcpus, privilege=privilege, command=COMMANDS[tool])
-    print(lab.run(["env", f"PLACE={PLACE}", "sh", "-c", script]).stdout)
+def measure(lab: Lab, tool: str, *, tasks: int, privilege: str = "") -> Figures:
+    """Have so many tasks, on all vCPUs, measured by a tool at the same time: the mean of them."""
+    script = ALL.format(
+        place=PLACE,
+        tasks=tasks,
+        vcpus=lab.guest.cpus,
+        privilege=privilege,
+        command=COMMANDS[tool],
+    )
+    print(lab.run(["sh", "-c", script]).stdout)
     each = [
         READ[tool](json.loads(lab.run(["cat", f"{PLACE}/saved{task}"]).stdout))
         for task in range(tasks)
@@ -122,4 +128,4 @@ def test_eight_tasks_on_four_vcpus_of_one_cpu(tool):
     with Lab(vcpus=1, load=True, icount=True) as lab:
         quiet = measure(lab, tool, tasks=2)
     with Lab(vcpus=4, memory_mb=1024, load=True, icount=True) as lab:
-        judge(quiet, measure(lab, tool, tasks=8, vcpus=4), 4)
+        judge(quiet, measure(lab, tool, tasks=8), 4)

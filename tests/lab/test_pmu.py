@@ -12,7 +12,8 @@ from structures import add, ipa
 from pvlab import Lab
 
 SECOND = 1_000_000_000
-
+PYTHON = ["env", "PYTHONPATH=/root/tests/guest", "python3", "-c"]
+"""In the guest, with what its own tests have for perf events."""
 
 PERF = re.compile(r"^ *([\d,]+) +ns +guestpv/(stolen|unknown)/", re.MULTILINE)
 
@@ -67,8 +68,7 @@ def test_all_tasks_together_lose_what_their_vcpu_does():
     """Who loses what in a switch of tasks is not known; by the clock, to emulate one takes long."""
     with Lab(vcpus=1, load=True, icount=True, steal=40) as lab:
         for busy in 1, 6:
-            program = ["python3", "-c", SUM, str(busy)]
-            done = lab.run(["env", "PYTHONPATH=/root/tests/guest", *program])
+            done = lab.run([*PYTHON, SUM, str(busy)])
             assert done.returncode == 0, done.stderr
             lost, by_tasks = map(int, done.stdout.split())
             print(f"{busy} busy: the vCPU lost {lost} ns, and {by_tasks} of them its tasks")
@@ -95,7 +95,7 @@ class Watch:
 
     def __init__(self, lab):
         self.process = subprocess.Popen(
-            lab.guest.argv(["env", "PYTHONPATH=/root/tests/guest", "python3", "-c", WATCH]),
+            lab.guest.argv([*PYTHON, WATCH]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -161,8 +161,7 @@ def test_where_no_count_means_anything_there_is_no_event_of_it(lab):
     time.sleep(2.5)
     try_it = "from test_pmu import *; perf_event_open({}); print('opened')"
     for config, error in ("STOLEN", "No data available"), ("UNKNOWN", ""):
-        program = ["python3", "-c", try_it.format(config)]
-        done = lab.run(["env", "PYTHONPATH=/root/tests/guest", *program])
+        done = lab.run([*PYTHON, try_it.format(config)])
         assert ("opened" in done.stdout) == (not error)
         assert error in done.stderr
     for vcpu in range(2):
@@ -183,7 +182,7 @@ with event(bits=INHERIT):
     print("forked", flush=True)
 """
     guest = subprocess.Popen(
-        lab.guest.argv(["env", "PYTHONPATH=/root/tests/guest", "python3", "-c", fork]),
+        lab.guest.argv([*PYTHON, fork]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
