@@ -18,6 +18,10 @@ PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "contended: while the host takes time away")
+
+
 def _command(*args: str, returncode: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(["guestpv", *args], capture_output=True, text=True, timeout=120)
     assert done.returncode == returncode, f"guestpv {' '.join(args)}: {done}"

@@ -33,6 +33,7 @@ def spinner():
         process.kill()
 
 
+@pytest.mark.contended
 def test_what_the_host_takes_is_stolen_and_exact(loaded, command):
     with guestpv.open() as reader:
         before = reader.read(CPU).stolen_ns
@@ -45,6 +46,7 @@ def test_what_the_host_takes_is_stolen_and_exact(loaded, command):
     assert (thread["late"], thread["restarts"], thread["unknown"]) == (0, 0, 0)
 
 
+@pytest.mark.contended
 def test_what_another_task_takes_is_the_queues(loaded, command, spinner):
     _, thread = jitter(command, "--duration", "5s")
     queue, stolen = thread["queue_ns"], thread["stolen_ns"]
@@ -54,6 +56,7 @@ def test_what_another_task_takes_is_the_queues(loaded, command, spinner):
     assert thread["involuntary"] > 10
 
 
+@pytest.mark.contended
 def test_a_gap_is_taken_apart(loaded, command):
     began_s = time.time()
     record, _ = jitter(command, "--duration", "60s", "--until-gap", "3ms", code=17)

@@ -24,6 +24,7 @@ def spin(seconds):
         pass
 
 
+@pytest.mark.contended
 def test_the_clock_of_a_vcpu_leaves_out_what_its_count_grew_by(loaded, pinned):
     with guestpv.open() as reader, CpuClock() as unstolen:
         count_ns, begin_ns = reader.stolen_ns(pinned), unstolen.unstolen_ns()
@@ -36,6 +37,7 @@ def test_the_clock_of_a_vcpu_leaves_out_what_its_count_grew_by(loaded, pinned):
     assert abs(wall_ns - count_ns - passed_ns) < SLICES_NS
 
 
+@pytest.mark.contended
 def test_it_advances_strictly_under_contention(loaded, pinned):
     with CpuClock() as unstolen:
         times, end = [], time.monotonic() + 3
@@ -48,6 +50,7 @@ def test_it_advances_strictly_under_contention(loaded, pinned):
     assert all(before < after for before, after in pairwise(times))
 
 
+@pytest.mark.contended
 def test_a_thread_that_moves_has_a_clock_too(loaded):
     cpus = sorted(os.sched_getaffinity(0))
     with guestpv.counter() as counted, ThreadClock() as unstolen:
@@ -80,6 +83,7 @@ def alone(tmp_path):
     return {"PLACE": str(tmp_path), "TASKS": "1", "TIMER": "corrected"}
 
 
+@pytest.mark.contended
 def test_pytest_benchmark_says_what_was_stolen_and_takes_it_off(loaded, alone, tmp_path):
     saved = tmp_path / "saved.json"
     options = ("-p", "no:cacheprovider", "--guestpv=correct", f"--benchmark-json={saved}")
@@ -94,6 +98,7 @@ def test_pytest_benchmark_says_what_was_stolen_and_takes_it_off(loaded, alone, t
     assert sum(data) * 1e9 == pytest.approx(whole_ns, rel=1e-6)
 
 
+@pytest.mark.contended
 def test_a_test_of_time_is_excused_with_the_reason(loaded, tmp_path):
     tests = tmp_path / "test_time.py"
     tests.write_text(
@@ -110,6 +115,7 @@ def test_a_test_of_time_is_excused_with_the_reason(loaded, tmp_path):
     assert "2 rerun" in done.stdout
 
 
+@pytest.mark.contended
 def test_pyperf_has_it_in_the_metadata(loaded, alone, tmp_path):
     saved = tmp_path / "saved.json"
     options = ("--hook", "guestpv", f"--inherit-environ={','.join(alone)}", "-q", "-o", str(saved))

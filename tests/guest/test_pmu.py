@@ -135,6 +135,7 @@ def test_what_it_can_not_do_is_refused(loaded):
     assert refused == {case: error for case, (_, _, error) in BAD.items()}
 
 
+@pytest.mark.contended
 def test_a_thread_gets_what_its_cpu_lost_meanwhile(loaded, pinned):
     with guestpv.open() as reader, event() as mine, event(UNKNOWN) as unknown:
         with event(pid=-1, cpu=pinned) as cpu:
@@ -151,6 +152,7 @@ def test_a_thread_gets_what_its_cpu_lost_meanwhile(loaded, pinned):
         assert read(unknown) == 0
 
 
+@pytest.mark.contended
 def test_a_tree_is_counted_with_those_who_are_gone(loaded):
     cpus = sorted(os.sched_getaffinity(0))
 
@@ -184,6 +186,7 @@ def test_a_tree_is_counted_with_those_who_are_gone(loaded):
     assert of_one < 0.3 * of_tree
 
 
+@pytest.mark.contended
 def test_who_waits_has_nothing_stolen(loaded):
     with event() as mine:
         before = read(mine)
@@ -217,6 +220,7 @@ def cgroups(loaded):
             group.rmdir()
 
 
+@pytest.mark.contended
 def test_a_cgroup_gets_its_own(loaded, pinned, cgroups):
     events = []
     try:
@@ -242,6 +246,7 @@ def test_a_cgroup_gets_its_own(loaded, pinned, cgroups):
     assert idle == 0
 
 
+@pytest.mark.contended
 def test_it_is_named_which_cgroup_loses_most(loaded, pinned, cgroups):
     """One runs on a vCPU of which something is taken, the other sleeps."""
     busy, idle = cgroups
@@ -271,6 +276,7 @@ def test_it_is_named_which_cgroup_loses_most(loaded, pinned, cgroups):
     assert bounds[1].least_ns < 0.1 * lost
 
 
+@pytest.mark.contended
 def test_the_task_that_loses_most_is_named_first(loaded, pinned):
     def lose():
         Path("/proc/self/comm").write_text("loser")
@@ -374,6 +380,7 @@ def storm(switch):
         switch.write_text("1")
 
 
+@pytest.mark.contended
 def test_an_event_neither_falls_nor_leaps_under_hotplug(loaded, last_cpu):
     """It has no more than the time that passed; and what is unknown has its place, too."""
     cpu = int(last_cpu.parent.name.removeprefix("cpu"))
@@ -399,6 +406,7 @@ def test_an_event_neither_falls_nor_leaps_under_hotplug(loaded, last_cpu):
     assert last[1] < 0.2 * elapsed
 
 
+@pytest.mark.contended
 def test_the_event_of_a_cpu_that_went_keeps_its_count(loaded, last_cpu):
     """It ends on the way down, before the CPU does, which may lose some more until it is gone."""
     cpu = int(last_cpu.parent.name.removeprefix("cpu"))
@@ -421,6 +429,7 @@ def test_the_event_of_a_cpu_that_went_keeps_its_count(loaded, last_cpu):
             assert read(fd) == gone
 
 
+@pytest.mark.contended
 def test_a_thousand_events_under_hotplug_leave_nothing_behind(loaded, last_cpu):
     failed = []
 

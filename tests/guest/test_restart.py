@@ -10,6 +10,7 @@ import pytest
 
 import guestpv
 
+pytestmark = pytest.mark.contended
 MODULE = f"/lib/modules/{os.uname().release}/extra/guestpv.ko"
 
 

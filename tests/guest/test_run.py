@@ -39,6 +39,7 @@ def measured(loaded):
     return measure
 
 
+@pytest.mark.contended
 def test_of_one_thread_all_is_exact(measured):
     """What it would have taken without the host is what it had to do: CPU time that is its own."""
     said, lost = measured(sys.executable, "-c", SPIN.format(2))
@@ -52,6 +53,7 @@ def test_of_one_thread_all_is_exact(measured):
     assert run["idle_ns"][0] == run["wall_ns"][0] - stolen
 
 
+@pytest.mark.contended
 def test_of_a_tree_all_is_counted_and_the_rest_lies_between(measured):
     spin = f"{sys.executable} -c '{SPIN.format(2)}'"
     said, lost = measured("sh", "-c", f"{spin} & {spin} & wait")
@@ -64,6 +66,7 @@ def test_of_a_tree_all_is_counted_and_the_rest_lies_between(measured):
     assert run["idle_ns"][1] - run["idle_ns"][0] > 0.2 * run["wall_ns"][0]
 
 
+@pytest.mark.contended
 def test_root_may_know_what_each_of_several_waited_for_the_others(measured):
     """Of three that share a vCPU two wait at any time, and the shell that started them for none."""
     spin = f"taskset -c 0 {sys.executable} -c '{SPIN.format(2)}'"
@@ -82,10 +85,12 @@ def test_who_sleeps_is_not_slowed(measured):
     assert said["runs"][0]["slower_percent"][1] < 20
 
 
+@pytest.mark.contended
 def test_a_limit_is_an_exit_code(measured):
     measured(sys.executable, "-c", SPIN.format(1), options=["--fail-above", "5"], code=16)
 
 
+@pytest.mark.contended
 def test_what_varies_without_the_host_is_told_apart(measured):
     """A fixed amount of work, again and again: the host lengthens it now more, now less."""
     work = "for _ in range(3_000_000): pass"
@@ -95,6 +100,7 @@ def test_what_varies_without_the_host_is_told_apart(measured):
     assert said["median"]["idle_ns"][1] < said["median"]["wall_ns"][0]
 
 
+@pytest.mark.contended
 def test_a_user_measures_what_is_his_where_that_is_permitted(measured, paranoid):
     nobody = {"user": 65534, "group": 65534, "extra_groups": []}
     paranoid(2)

@@ -6,9 +6,12 @@ import os
 import subprocess
 
 import numpy as np
+import pytest
 
 import guestpv
 from guestpv.page import abi
+
+pytestmark = pytest.mark.contended
 
 TIMES = int(os.environ.get("GUESTPV_STORM", "60"))
 """How often some CPU goes and comes back."""

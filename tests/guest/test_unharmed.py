@@ -13,6 +13,8 @@ import guestpv
 from guestpv.page import abi
 from guestpv.validate.kernel import nohz_full
 
+pytestmark = pytest.mark.contended
+
 
 def kernel_steal_ticks():
     """The kernel's own account, per CPU, through its own mapping."""

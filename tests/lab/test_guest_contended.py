@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: MIT
+"""The guest's tests that are for one from which the host takes time."""
+
+import pytest
+from guestsuite import run_suite
+
+
+@pytest.mark.flaky(reruns=0)
+def test_guest_suite(machine, pytestconfig):
+    run_suite(machine, everything=pytestconfig.getoption("--matrix"), steal=40)
