@@ -11,7 +11,7 @@ from structures import add, ipa
 
 from pvlab import Lab
 
-VCPUS = 4
+VCPUS = 2
 PORT = 9857
 PATIENCE_S = 60
 SECOND = 10**9
@@ -130,21 +130,21 @@ def test_all_vcpus_but_one_are_offline(lab, exporter):
     grown = [
         now - then for now, then in zip(restarts(exporter.metrics()), restarts(before), strict=True)
     ]
-    assert grown == [0, 1, 1, 1]
+    assert grown == [0, 1]
 
 
 def test_a_revision_changes(lab, exporter):
     before = exporter.metrics()
-    lab.write_guest_memory(ipa(2), b"\1")
+    lab.write_guest_memory(ipa(1), b"\1")
     try:
         changed = exporter.metrics()
-        assert changed["guestpv_structure_revision", "2"] == 1
-        assert ("guestpv_stolen_seconds_total", "2") not in changed
-        assert unknown(changed)[2] > unknown(before)[2]
-        assert unknown(changed)[1] == unknown(before)[1]
+        assert changed["guestpv_structure_revision", "1"] == 1
+        assert ("guestpv_stolen_seconds_total", "1") not in changed
+        assert unknown(changed)[1] > unknown(before)[1]
+        assert unknown(changed)[0] == unknown(before)[0]
     finally:
-        lab.write_guest_memory(ipa(2), b"\0")
-    assert exporter.metrics()["guestpv_structure_revision", "2"] == 0
+        lab.write_guest_memory(ipa(1), b"\0")
+    assert exporter.metrics()["guestpv_structure_revision", "1"] == 0
 
 
 def test_the_permission_is_taken_away(exporter):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import forking
 import pytest
+from hotplug import switch
 from reportschema import VALIDATOR
 from structures import count, ipa
 
@@ -77,11 +78,6 @@ def lose_counts(lab: Lab, vcpu: int) -> None:
     lab.qmp("stop")
     lab.write_guest_memory(ipa(vcpu), bytes(16))
     lab.qmp("cont")
-
-
-def switch(lab: Lab, cpu: int) -> None:
-    online = f"/sys/devices/system/cpu/cpu{cpu}/online"
-    lab.run(["sh", "-c", f"echo 0 >{online} && echo 1 >{online}"]).check_returncode()
 
 
 @on_one_kernel

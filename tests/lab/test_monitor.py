@@ -34,7 +34,7 @@ except TimeoutError:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab(vcpus=VCPUS, load=True) as lab:
+    with Lab(kernel="claim-6.1", vcpus=VCPUS, load=True) as lab:
         yield lab
 
 
@@ -113,16 +113,19 @@ while True:
     assert entries(lab)[3]["epoch"] > 12
 
 
-def test_a_vm_that_was_forked_is_told_and_looked_at_at_once(lab, loaded):
-    forking.bring(lab, "stock-6.1")
-    add(lab, 1, 10**12)
-    time.sleep(2.5)
-    lab.run(["sh", "-c", "echo 0 > /sys/module/guestpv/parameters/check_ms"]).check_returncode()
-    add(lab, 1, -(10**12))
-    with uevents(lab, 2) as said:
-        forking.tell(lab)
+def test_a_vm_that_was_forked_is_told_and_looked_at_at_once():
+    """Where the stand-in for what tells it loads: see forking.py."""
+    with Lab(kernel="stock-6.1", load=True) as lab:
+        forking.bring(lab, "stock-6.1")
+        add(lab, 1, 10**12)
+        time.sleep(2.5)
+        lab.run(["sh", "-c", "echo 0 > /sys/module/guestpv/parameters/check_ms"]).check_returncode()
+        add(lab, 1, -(10**12))
+        with uevents(lab, 2) as said:
+            forking.tell(lab)
+        epochs = [entry["epoch"] for entry in entries(lab)]
     assert said == [
         {"GUESTPV_EVENT": "restart", "GUESTPV_REASON": "restored", "GUESTPV_CPUS": "1"},
         {"GUESTPV_EVENT": "restored"},
     ]
-    assert [entry["epoch"] for entry in entries(lab)] == [1, 2, 1, 1]
+    assert epochs == [1, 2]

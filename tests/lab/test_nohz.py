@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hotplug import switch
 from reportschema import VALIDATOR
 
 from pvlab import Lab
@@ -13,7 +14,7 @@ from pvlab import Lab
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab(kernel="stock-6.1", vcpus=4, append="nohz_full=1-3", load=True, steal=50) as lab:
+    with Lab(kernel="stock-6.1", vcpus=2, append="nohz_full=1", load=True, steal=50) as lab:
         yield lab
 
 
@@ -33,29 +34,28 @@ def checks_of(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_a_healthy_one_does_not_fail(lab: Lab) -> None:
-    code, record = validated(lab, "--seconds", "8")
+    code, record = validated(lab, "--seconds", "5")
     checks = checks_of(record)
     assert code == 0
     assert checks["kernel.nohz"]["verdict"] in ("pass", "warn")
     assert checks["kernel.stuck"]["verdict"] == "pass"
-    assert checks["kernel.agrees"]["unjudged"][0]["cpus"] == [1, 2, 3]
+    assert checks["kernel.agrees"]["unjudged"][0]["cpus"] == [1]
     assert all(vcpu["contended"] for vcpu in record["contention"])
 
 
 def test_isolated_cpus_are_left_alone_if_that_is_asked_for(lab: Lab) -> None:
     code, record = validated(lab, "--quick", "--leave-isolated")
     assert code == 0
-    assert record["unjudged"] == [{"cpus": [1, 2, 3], "why": "it is isolated, and left alone"}]
+    assert record["unjudged"] == [{"cpus": [1], "why": "it is isolated, and left alone"}]
     assert [vcpu["cpu"] for vcpu in record["contention"]] == [0]
 
 
 def test_after_a_hotplug_linux_gives_the_cpu_up_as_stolen_and_is_named(lab: Lab) -> None:
-    switch = "echo 0 >{0} && echo 1 >{0}".format("/sys/devices/system/cpu/cpu2/online")
-    lab.run(["sh", "-c", switch]).check_returncode()
-    code, record = validated(lab, "--seconds", "8", "--only", "kernel")
+    switch(lab, 1)
+    code, record = validated(lab, "--seconds", "5", "--only", "kernel")
     stuck = checks_of(record)["kernel.stuck"]
     assert code == 0
-    assert (stuck["verdict"], stuck["cpus"]) == ("warn", [2])
+    assert (stuck["verdict"], stuck["cpus"]) == ("warn", [1])
     assert "prev_steal_time" in stuck["advice"]
     assert record["levels"]["kernel"] == "warn"
     (said,) = (said for said in record["conclusion"] if "kernel.stuck" in said["checks"])

@@ -135,11 +135,18 @@ EMPTY = "for d in {which}; do : >$d/{part}; done"
 READY = OURS.replace("*/about", "ready-*/about")
 
 
-@pytest.mark.parametrize("part", ["memory", "state", "sums.json"])
-@pytest.mark.parametrize("damage", [FLIP, CUT, EMPTY], ids=["flipped", "cut", "empty"])
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        pytest.param(FLIP, "memory", id="a bit of memory"),
+        pytest.param(FLIP, "state", id="a bit of state"),
+        pytest.param(FLIP, "sums.json", id="a bit of sums"),
+        pytest.param(CUT, "memory", id="memory is cut"),
+        pytest.param(CUT, "state", id="state is cut"),
+        pytest.param(EMPTY, "sums.json", id="sums are empty"),
+    ],
+)
 def test_what_was_damaged_is_not_gone_on_with(layer, damage, part):
-    if part == "sums.json" and damage == CUT:
-        damage = "for d in {which}; do truncate -s -2 $d/{part}; done"
     layer.shell(damage.format(which=READY, part=part))
     said = layer.run()
     assert "that saved machine is of no use" in said
