@@ -17,6 +17,7 @@ SLOW_TO_BUILD = ["claim-6.12"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--matrix", action="store_true", help="on every kernel and host of the lab")
+    parser.addoption("--measure", action="store_true", help="more often, what is done repeatedly")
     parser.addoption("--pictures", type=Path, metavar="DIR", help="where to put pictures of runs")
 
 
@@ -35,6 +36,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kernel_name" in metafunc.fixturenames:
         names = [name for name in lab.KERNELS if matrix or name not in SLOW_TO_BUILD]
         metafunc.parametrize("kernel_name", names)
+
+
+@pytest.fixture
+def times(request: pytest.FixtureRequest) -> int:
+    """How often to do the same."""
+    return 10 if request.config.getoption("--measure") else 3
 
 
 @pytest.fixture
