@@ -7,7 +7,7 @@ from typing import Any
 
 from pvlab import Lab, progress
 
-INDIFFERENT = ("run", "plugins", "jitter", "happening", "pmu_cost", "example")
+INDIFFERENT = ("run", "plugins", "jitter", "happening", "pmu_cost", "example", "validate")
 """To who owns the structures: these are run where the kernel does, or with --matrix."""
 
 PYTEST = "timeout 600 python3 -m pytest -v -rsR --reruns 1 --color=no --durations=10 tests/guest"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import forking
 import pytest
 from hotplug import switch
+from preloaded import guestpv
 from reportschema import VALIDATOR
 from structures import count, ipa
 
@@ -47,7 +48,7 @@ def take_some(lab: Lab) -> None:
 
 
 def record(lab: Lab) -> str:
-    done = lab.run(["guestpv", "validate", "--record", "/proc/self/fd/1"])
+    done = guestpv(lab, "validate", "--record", "/proc/self/fd/1")
     assert done.returncode == 0, done
     counts = [int(cpu["stolen_ns"]) for cpu in json.loads(done.stdout)["cpus"]]
     assert len(counts) == VCPUS
@@ -58,7 +59,7 @@ def record(lab: Lab) -> str:
 def compare(lab: Lab, before: str, event: str, expect: int = 0) -> dict[str, dict]:
     """What each check found."""
     options = ("--json", "--compare", "/proc/self/fd/0", "--event", event)
-    done = lab.run(["guestpv", "validate", *options], input=before)
+    done = guestpv(lab, "validate", *options, input=before)
     assert done.returncode == expect, done
     assert "Traceback" not in done.stderr
     report = json.loads(done.stdout)
@@ -187,7 +188,7 @@ def test_a_full_disk_leaves_the_record_that_is_there(lab):
     small = "mkdir -p /tmp/small && mount -t tmpfs -o size=8k small /tmp/small && cd /tmp/small"
     fill = "echo before >x; cat /dev/zero >zeros"
     lab.run(["sh", "-c", f"{small} && {fill}"])
-    done = lab.run(["guestpv", "validate", "--record", "/tmp/small/x"])
+    done = guestpv(lab, "validate", "--record", "/tmp/small/x")
     assert done.returncode == 1
     assert "the record can't be written. No space left on device" in done.stderr
     assert lab.run(["sh", "-c", "cd /tmp/small; ls; cat x"]).stdout == "x\nzeros\nbefore\n"
@@ -200,7 +201,7 @@ def test_a_reboot_begins_anew(lab):
     for event in "rebooted", "kexec":
         compare(lab, before, event, expect=MISMATCH)
     lab.reboot()
-    lab.run(["guestpv", "load"]).check_returncode()
+    guestpv(lab, "load").check_returncode()
     for event in "rebooted", "kexec":
         checks = compare(lab, before, event)
         assert not_passed(checks) == {"continues": "skip", "stayed": "skip"}

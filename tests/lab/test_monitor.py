@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import forking
 import pytest
+from preloaded import guestpv
 from structures import add, ipa
 
 from pvlab import Lab
@@ -45,7 +46,7 @@ def loaded(lab: Lab) -> None:
 
 
 def entries(lab: Lab) -> list[dict]:
-    return json.loads(lab.run(["guestpv", "info", "--json"]).stdout)["cpus"]
+    return json.loads(guestpv(lab, "info", "--json").stdout)["cpus"]
 
 
 @contextmanager
@@ -109,8 +110,10 @@ while True:
 """
     with uevents(lab, 2) as said, lab.writing(ipa(3), flip):
         time.sleep(8)
+    restarts = entries(lab)[3]["epoch"] - 1
+    print(f"{restarts} restarts, {len(said)} events")
     assert 1 <= len(said) <= 10
-    assert entries(lab)[3]["epoch"] > 12
+    assert restarts > len(said)  # how many more depends on how busy this machine is
 
 
 def test_a_vm_that_was_forked_is_told_and_looked_at_at_once():

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from preloaded import guestpv
 
 from pvlab import Lab
 
@@ -50,19 +51,19 @@ def test_insmod_is_refused_in_one_line(place):
 def test_load_says_which_step_failed_and_what_it_returned(place):
     lab, _, line = place
     step = line.removeprefix("guestpv: not loaded: ")
-    done = lab.run(["guestpv", "load"])
+    done = guestpv(lab, "load")
     assert (done.stdout, done.returncode) == ("", 10)
     (said,) = done.stderr.splitlines()
     assert step in said
     assert "--source procfs" in said
-    record = json.loads(lab.run(["guestpv", "load", "--json"]).stderr)
+    record = json.loads(guestpv(lab, "load", "--json").stderr)
     assert step in record["why"]
 
 
 def test_validate_reports_the_step_that_failed(place):
     """discovery.smccc has its fault here: with SMCCC 1.0 there is no conduit."""
     lab, _, line = place
-    done = lab.run(["guestpv", "validate", "--json"])
+    done = guestpv(lab, "validate", "--json")
     (said,) = done.stderr.splitlines()
     assert line.removeprefix("guestpv: not loaded: ") in said
     verdicts = {check["id"]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
@@ -75,7 +76,7 @@ def test_validate_reports_the_step_that_failed(place):
 
 def test_offering_nothing_is_a_verdict_where_that_is_expected(place):
     lab, _, _ = place
-    done = lab.run(["guestpv", "validate", "--expect", "none", "--json"])
+    done = guestpv(lab, "validate", "--expect", "none", "--json")
     (none,) = (
         check for check in json.loads(done.stdout)["checks"] if check["id"] == "discovery.none"
     )
@@ -85,21 +86,20 @@ def test_offering_nothing_is_a_verdict_where_that_is_expected(place):
 @pytest.mark.parametrize("command", ["info", "read", "watch --count 1"])
 def test_the_others_say_so_too_and_that_procfs_works(place, command):
     lab, _, line = place
-    arguments = ["guestpv", *command.split()]
     lab.run(["sh", "-c", f"insmod {MODULE}"])
-    done = lab.run(arguments)
+    done = guestpv(lab, *command.split())
     assert (done.stdout, done.returncode) == ("", 3)
     (said,) = done.stderr.splitlines()
     assert line.removeprefix("guestpv: not loaded: ") in said
     assert "--source procfs" in said
 
-    done = lab.run([*arguments, "--source", "procfs"])
+    done = guestpv(lab, *command.split(), "--source", "procfs")
     assert (done.stderr, done.returncode) == ("", 0)
     assert "/proc/stat" in done.stdout or "online" in done.stdout
 
 
 def test_unload_has_nothing_to_do(place):
     lab, _, _ = place
-    done = lab.run(["guestpv", "unload"])
+    done = guestpv(lab, "unload")
     assert (done.stderr, done.returncode) == ("", 0)
     assert "nothing to do" in done.stdout

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 from hotplug import switch
+from preloaded import guestpv
 from structures import ipa
 
 from guestpv.page import abi
@@ -91,7 +92,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[tuple[str, Lab]]:
 
 
 def validate(lab: Lab, *options: str) -> tuple[int, dict[str, dict[str, str]]]:
-    done = lab.run(["guestpv", "validate", "--json", *options])
+    done = guestpv(lab, "validate", "--json", *options)
     assert "Traceback" not in done.stderr
     assert lab.run(["ls", "/sys/module/guestpv"]).returncode != 0, "it was left there"
     return done.returncode, {check["id"]: check for check in json.loads(done.stdout)["checks"]}
@@ -118,7 +119,7 @@ def test_a_fault_of_every_vcpu_is_in_the_report(lab, fault):
         if kernel_asks:
             switch(machine, 1)
         code, checks = validate(machine)
-        loaded = machine.run(["guestpv", "load"]).returncode
+        loaded = guestpv(machine, "load").returncode
     assert loaded in (9, 10)
     check = checks[fault.check]
     print(f"{kernel} {fault.name}: {fault.check} says {check['verdict']}: {check['text']}")
@@ -138,9 +139,9 @@ def test_a_refused_query_is_not_followed_by_the_call_where_the_kernel_counts(lab
     kernel, machine = lab
 
     def counts() -> list[int]:
-        machine.run(["guestpv", "load"]).check_returncode()
-        cpus = json.loads(machine.run(["guestpv", "read", "--json"]).stdout)["cpus"]
-        machine.run(["guestpv", "unload"]).check_returncode()
+        guestpv(machine, "load").check_returncode()
+        cpus = json.loads(guestpv(machine, "read", "--json").stdout)["cpus"]
+        guestpv(machine, "unload").check_returncode()
         return [cpu["stolen_ns"] for cpu in cpus]
 
     before = counts()
@@ -169,7 +170,7 @@ def test_a_reserved_part_of_ram_is_allowed_and_not_mapped(lab):
             address = (reserved + 63) // 64 * 64 + 64 * vcpu
             stack.enter_context(machine.answering(call=ST, vcpu=vcpu, answer=address))
         _, checks = validate(machine)
-        loaded = machine.run(["guestpv", "load"]).returncode
+        loaded = guestpv(machine, "load").returncode
     assert loaded == 9  # guestpv goes on refusing it
     assert checks["address.ram"]["verdict"] == "warn"
     assert "no-map" in checks["address.ram"]["advice"]

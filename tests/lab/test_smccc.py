@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from preloaded import guestpv
 
 from guestpv.page import abi
 from pvlab import Lab
@@ -25,14 +26,14 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 def validate(lab: Lab, *options: str) -> dict[str, dict[str, str]]:
-    done = lab.run(["guestpv", "validate", "--json", *options])
+    done = guestpv(lab, "validate", "--json", *options)
     assert "Traceback" not in done.stderr
     assert lab.run(["ls", "/sys/module/guestpv_ask"]).returncode != 0, "it was left there"
     return {check["id"]: check for check in json.loads(done.stdout)["checks"]}
 
 
 def counts(lab: Lab) -> list[tuple[int, int]]:
-    cpus = json.loads(lab.run(["guestpv", "read", "--json"]).stdout)["cpus"]
+    cpus = json.loads(guestpv(lab, "read", "--json").stdout)["cpus"]
     return [(cpu["epoch"], cpu["stolen_ns"]) for cpu in cpus]
 
 
@@ -52,9 +53,9 @@ def test_kvm_keeps_every_rule_and_no_count_restarts(lab):
 @pytest.mark.parametrize("lab", ["claim-6.1"], indirect=True)
 def test_who_refuses_everything_is_asked_the_same(lab):
     """The profile of a hypervisor without PV-time has the rules of the convention, too."""
-    lab.run(["guestpv", "unload"]).check_returncode()
+    guestpv(lab, "unload").check_returncode()
     with ExitStack() as stack:
-        stack.callback(lambda: lab.run(["guestpv", "load"]).check_returncode())
+        stack.callback(lambda: guestpv(lab, "load").check_returncode())
         stack.enter_context(lab.answering(call=FEATURES, answer=REFUSED))
         stack.enter_context(lab.answering(call=ST, answer=REFUSED))
         checks = validate(lab, "--expect", "none")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+import preloaded
 from structures import ipa
 
 from pvlab import Lab
@@ -126,7 +127,7 @@ def pin_vcpus(lab: Lab, *cpus: str) -> None:
 
 
 def guestpv(lab: Lab, *arguments: str, expect: int = 0) -> str:
-    done = lab.run(["guestpv", *arguments])
+    done = preloaded.guestpv(lab, *arguments)
     assert done.returncode == expect, (arguments, done)
     assert "Traceback" not in done.stderr
     return done.stdout
