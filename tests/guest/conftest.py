@@ -20,6 +20,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "contended: while the host takes time away")
+    config.addinivalue_line("markers", "anyway: and while it does not")
 
 
 def _command(*args: str, returncode: int = 0) -> subprocess.CompletedProcess[str]:

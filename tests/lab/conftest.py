@@ -25,7 +25,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`machine`: what a guest is to be like. `kernel_name`: what the module is built against."""
     matrix = metafunc.config.getoption("--matrix")
     if "machine" in metafunc.fixturenames:
-        machines = [{"kernel": name} for name in KERNELS]
+        kernels = getattr(metafunc.module, "IN_EVERY_RUN", KERNELS)
+        machines = [{"kernel": name} for name in kernels]
         if matrix:
             hosts = [each.name for each in lab.KERNELS.values() if each.hosts]
             machines = [{"kernel": each.name} for each in lab.KERNELS.values() if each.bootable]
