@@ -110,10 +110,8 @@ while True:
 """
     with uevents(lab, 2) as said, lab.writing(ipa(3), flip):
         time.sleep(8)
-    restarts = entries(lab)[3]["epoch"] - 1
-    print(f"{restarts} restarts, {len(said)} events")
     assert 1 <= len(said) <= 10
-    assert restarts > len(said)  # how many more depends on how busy this machine is
+    assert entries(lab)[3]["epoch"] > 12
 
 
 def test_a_vm_that_was_forked_is_told_and_looked_at_at_once():
