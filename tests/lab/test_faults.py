@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from preloaded import guestpv
 from structures import count, ipa
 
 from pvlab import Lab, LabError, Lie
@@ -34,7 +35,7 @@ def lab() -> Iterator[Lab]:
 def answers(lab):
     """What each vCPU is answered when the module is inserted now."""
     lab.run(["sh", "-c", INSERT]).check_returncode()
-    return json.loads(lab.run(["guestpv", "info", "--json"]).stdout)["cpus"]
+    return json.loads(guestpv(lab, "info", "--json").stdout)["cpus"]
 
 
 SPIN = """
