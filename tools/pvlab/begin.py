@@ -62,7 +62,7 @@ def _go_on_from_boot(machines: Machines, kept: Saved) -> None:
     with _removed_if_useless(kept.booted()) as path:
         with step(f"going on with {machines.spec}, as booted"):
             checked = saved.restore(machines, path, to_be_saved=True)
-            machines.furnish(load=kept.load)
+            machines.furnish(kept.furnishing)
             checked.result()
         kept.save_ready(machines)
         _let_in(machines)
@@ -71,7 +71,7 @@ def _go_on_from_boot(machines: Machines, kept: Saved) -> None:
 def _boot(machines: Machines, kept: Saved) -> None:
     machines.boot()
     kept.save_booted(machines)
-    machines.furnish(load=kept.load)
+    machines.furnish(kept.furnishing)
     kept.save_ready(machines)
     machines.admit()
 

@@ -20,7 +20,7 @@ from .faults.memory import CREEPING_COUNT, FLIPPING_REVISION, STRUCTURE, TEARING
 from .hypervisor import HYPERVISORS
 from .kernels import KERNELS, kernel
 from .machine import Memory
-from .machines import Machines, Spec
+from .machines import Furnishing, Machines, Spec
 from .saved import Saved
 
 
@@ -48,6 +48,7 @@ class Lab:
     host_kernel: the host's, by its name in KERNELS
     append: words for the command line of the guest's kernel
     load: whether to load the module, before any time is taken
+    prepare: a command of the guest's, after that; later runs go on from what it has left
     memory_mb: how much the guest has; the less, the sooner it is moved
     virtual_time_stops: whether the guest's clocks stand still while it is paused, as QEMU has it
     icount: whether an emulated host, which has one CPU then, takes its time from the instructions
@@ -67,6 +68,7 @@ class Lab:
         host_kernel: str = "stock-6.1",
         append: str = "",
         load: bool = False,
+        prepare: Sequence[str] = (),
         memory_mb: int = 512,
         virtual_time_stops: bool = True,
         icount: bool = False,
@@ -87,7 +89,7 @@ class Lab:
         )
         self._steal = steal
         self._steal_after_s = steal_after_s
-        self._load = load
+        self._furnishing = Furnishing(load, tuple(prepare))
         self._boot = boot
         self._saved = count()
         self._stack = ExitStack()
@@ -116,7 +118,7 @@ class Lab:
             stack.callback(run.end)
             machines = Machines(run, self._spec)
             stack.callback(machines.stop)
-            way(machines, Saved(machines, load=self._load))
+            way(machines, Saved(machines, self._furnishing))
             self._machines, self.host, self.guest = machines, machines.host, machines.guest
             self._memory = GuestMemory(self.host, self.qmp)
             self._hypercalls = HypercallFaults(self.host)
@@ -218,7 +220,7 @@ class Lab:
         with self._contention.suspended():
             self.guest.quit()
             self.guest.boot()
-            self._machines.furnish(load=False)
+            self._machines.furnish(Furnishing())
             self.guest.admit()
             self.guest.connect()
 

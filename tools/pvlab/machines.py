@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A guest and what serves it: the two machines of a lab, from their first breath to their last."""
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import account
@@ -41,6 +43,18 @@ class Spec:
         said += ["time by instructions"] * self.icount
         said += [self.append] * bool(self.append)
         return ", ".join(said)
+
+
+@dataclass(frozen=True, slots=True)
+class Furnishing:
+    """What is done in a guest that has booted, before a run begins; see Lab."""
+
+    load: bool = False
+    prepare: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        said = ", the module loaded" if self.load else ""
+        return said + (f", after {shlex.join(self.prepare)}" if self.prepare else "")
 
 
 class Machines:
@@ -98,14 +112,19 @@ class Machines:
             self.guest.boot()
             self.guest.tell(WARM_PYTHON)
 
-    def furnish(self, *, load: bool) -> None:
-        """Give the guest the project, and the module if it is to be loaded."""
+    def furnish(self, furnishing: Furnishing) -> None:
+        """Give the guest the project, and what else is to be there when a run begins."""
         self.guest.tell(f"{UNPACK} && {WARM_PACKAGE}; true")
-        if load:
-            with step("loading the module"):
-                done = self.guest.run(["guestpv", "load"])
-            if done.returncode != 0:
-                raise RefusedError(done.stderr.strip())
+        if furnishing.load:
+            self._do("loading the module", ["guestpv", "load"])
+        if furnishing.prepare:
+            self._do("preparing the guest", furnishing.prepare)
+
+    def _do(self, what: str, command: Sequence[str]) -> None:
+        with step(what):
+            done = self.guest.run(command)
+        if done.returncode != 0:
+            raise RefusedError(done.stderr.strip())
 
     def admit(self) -> None:
         """Let this run in, at all of them."""

@@ -6,7 +6,8 @@ the state of its devices as QEMU migrates it. To go on, QEMU maps that file priv
 writes to pages of its own, and nobody to the file. Two kinds are kept:
 
 - `booted`: the guest has booted, and has nothing of the project yet;
-- `ready`: it has the project as it stands in the checkout, and the module if it is to be loaded.
+- `ready`: it has the project as it stands in the checkout, the module if it is to be loaded, and
+  what a command of the run's has prepared.
   It is made from `booted` when something of the project has changed, without a new boot.
 
 What is saved holds no key, nor anything else that is one run's: no run was let in yet.
@@ -29,7 +30,7 @@ from . import migration
 from .cache import artefact, cache_dir, found
 from .errors import LabError
 from .machine import Memory
-from .machines import Machines
+from .machines import Furnishing, Machines
 from .progress import say
 
 _HERE = Path(__file__).parent
@@ -41,16 +42,15 @@ _ZEROS = bytes(BLOCK)
 class Saved:
     """What is saved, or will be, of machines like these."""
 
-    def __init__(self, machines: Machines, *, load: bool) -> None:
-        self.load = load
+    def __init__(self, machines: Machines, furnishing: Furnishing) -> None:
+        self.furnishing = furnishing
         self._is_possible = machines.are_emulated
         spec, description = machines.spec, _description(machines)
         self._booted = _Entry(f"booted-{spec.kernel}", [description, *RECIPE], str(spec))
-        loaded = ", the module loaded" if load else ""
         self._ready = _Entry(
             f"ready-{spec.kernel}",
-            [description, *RECIPE, machines.payload.parent.name, loaded],
-            f"{spec}{loaded}",
+            [description, *RECIPE, machines.payload.parent.name, str(furnishing)],
+            f"{spec}{furnishing}",
         )
 
     def booted(self) -> Path | None:
