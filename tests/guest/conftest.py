@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from preloaded import GUESTPV
 
 from guestpv.driver import btf
 
@@ -24,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _command(*args: str, returncode: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(["guestpv", *args], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*GUESTPV, *args], capture_output=True, text=True, timeout=120)
     assert done.returncode == returncode, f"guestpv {' '.join(args)}: {done}"
     assert "Traceback" not in done.stderr
     return done
@@ -32,7 +33,7 @@ def _command(*args: str, returncode: int = 0) -> subprocess.CompletedProcess[str
 
 @pytest.fixture
 def command() -> Command:
-    """Run guestpv as a user would, and expect the return code (0 unless given)."""
+    """Run guestpv, and expect the return code (0 unless given)."""
     return _command
 
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from preloaded import GUESTPV
 
 import guestpv
 
@@ -82,7 +83,7 @@ def test_a_burst_that_is_too_large_is_said_and_what_it_hid_is_found(told, last_c
 
 def test_the_command_does_not_keep_the_module(loaded):
     with subprocess.Popen(
-        ["guestpv", "events", "--json"], stdout=subprocess.PIPE, text=True
+        [*GUESTPV, "events", "--json"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["kind"] == "begin"

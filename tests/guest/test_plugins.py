@@ -9,6 +9,7 @@ import time
 from itertools import pairwise
 
 import pytest
+from preloaded import COMMAND
 
 import guestpv
 from guestpv.latency.clock import CpuClock, ThreadClock
@@ -74,6 +75,7 @@ def run(*command, **environment):
     return done
 
 
+PYTEST = (*COMMAND, "pytest")
 WORKLOAD = os.path.join(os.path.dirname(__file__), "workload.py")
 
 
@@ -87,7 +89,7 @@ def alone(tmp_path):
 def test_pytest_benchmark_says_what_was_stolen_and_takes_it_off(loaded, alone, tmp_path):
     saved = tmp_path / "saved.json"
     options = ("-p", "no:cacheprovider", "--guestpv=correct", f"--benchmark-json={saved}")
-    done = run(sys.executable, "-m", "pytest", *options, WORKLOAD, **alone)
+    done = run(*PYTEST, *options, WORKLOAD, **alone)
     assert done.returncode == 0
     assert "guestpv: stolen time, correct" in done.stdout
     (benchmark,) = json.loads(saved.read_text())["benchmarks"]
@@ -109,7 +111,7 @@ def test_a_test_of_time_is_excused_with_the_reason(loaded, tmp_path):
         "    while time.monotonic() < end: pass\n"
         "    assert not 'in time'\n"
     )
-    done = run(sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", str(tests))
+    done = run(*PYTEST, "-rs", "-p", "no:cacheprovider", str(tests))
     assert done.returncode == 0
     assert "the hypervisor took" in done.stdout
     assert "2 rerun" in done.stdout
@@ -135,7 +137,7 @@ def test_pyperf_has_it_in_the_metadata(loaded, alone, tmp_path):
 
 def test_without_the_module_it_is_one_line(unloaded, alone):
     options = ("-p", "no:cacheprovider", "--guestpv=correct", WORKLOAD)
-    done = run(sys.executable, "-m", "pytest", *options, **alone)
+    done = run(*PYTEST, *options, **alone)
     assert done.returncode == 0
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("guestpv:")]
     assert "guestpv load" in line

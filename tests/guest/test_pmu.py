@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from preloaded import GUESTPV
 
 import guestpv
 
@@ -284,7 +285,7 @@ def test_the_task_that_loses_most_is_named_first(loaded, pinned):
 
     with child(lose) as pid:
         os.sched_setaffinity(0, set(range(os.cpu_count())) - {pinned})
-        watch = ["guestpv", "watch", "--tasks", "--json", "--count", "3"]
+        watch = [*GUESTPV, "watch", "--tasks", "--json", "--count", "3"]
         done = subprocess.run(watch, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     *_, last = map(json.loads, done.stdout.splitlines())

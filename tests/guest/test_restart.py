@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import pytest
+from preloaded import GUESTPV
 
 import guestpv
 
@@ -30,7 +31,7 @@ def stolen_from(loaded, last_cpu):
 
 def test_watch_says_that_a_cpu_went_and_came_back(stolen_from, last_cpu, command):
     watch = subprocess.Popen(
-        ["guestpv", "watch", "--interval", "0.5", "--count", "16"],
+        [*GUESTPV, "watch", "--interval", "0.5", "--count", "16"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
