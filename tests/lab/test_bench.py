@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from preloaded import START, guestpv
 
 from pvlab import Lab, Lie
 
@@ -16,12 +17,12 @@ TICK_NS = 4_000_000
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab(vcpus=2, load=True) as lab:
+    with Lab(vcpus=2, load=True, prepare=START) as lab:
         yield lab
 
 
 def bench(lab: Lab) -> dict:
-    done = lab.run(["guestpv", "bench", "--json", "--seconds", str(SECONDS)])
+    done = guestpv(lab, "bench", "--json", "--seconds", str(SECONDS))
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads(done.stdout)
     assert record["left_out"] == {}

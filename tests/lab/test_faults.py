@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from preloaded import guestpv
+from preloaded import START, guestpv
 from structures import count, ipa
 
 from pvlab import Lab, LabError, Lie
@@ -27,7 +27,7 @@ INSERT = "rmmod guestpv 2>/dev/null; taskset -c 0 insmod /lib/modules/$(uname -r
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab(kernel="claim-6.1", vcpus=VCPUS) as lab:
+    with Lab(kernel="claim-6.1", vcpus=VCPUS, prepare=START) as lab:
         lab.run(["sh", "-c", INSERT]).check_returncode()
         yield lab
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import forking
 import pytest
 from hotplug import switch
-from preloaded import guestpv
+from preloaded import START, guestpv
 from reportschema import VALIDATOR
 from structures import count, ipa
 
@@ -29,7 +29,7 @@ on_one_kernel = pytest.mark.parametrize("lab", ["claim-6.1"], indirect=True, sco
 
 @pytest.fixture(scope="module", params=["stock-6.1", "claim-6.1"])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with Lab(kernel=request.param, vcpus=VCPUS, load=True) as lab:
+    with Lab(kernel=request.param, vcpus=VCPUS, load=True, prepare=START) as lab:
         yield lab
 
 
@@ -104,7 +104,7 @@ def test_the_time_of_a_stop_that_is_counted_fails(lab):
     before = record(lab)
     began = time.monotonic_ns()
     lab.qmp("stop")
-    time.sleep(20)  # longer than it takes to compare
+    time.sleep(10)  # longer than it takes to compare
     counted = count(lab, 0) + time.monotonic_ns() - began
     lab.write_guest_memory(ipa(0) + 8, counted.to_bytes(8, "little"))
     lab.qmp("cont")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import forking
 import pytest
-from preloaded import guestpv
+from preloaded import START, guestpv
 from structures import add, ipa
 
 from pvlab import Lab
@@ -35,7 +35,7 @@ except TimeoutError:
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab(kernel="claim-6.1", vcpus=VCPUS, load=True) as lab:
+    with Lab(kernel="claim-6.1", vcpus=VCPUS, load=True, prepare=START) as lab:
         yield lab
 
 
@@ -116,7 +116,7 @@ while True:
 
 def test_a_vm_that_was_forked_is_told_and_looked_at_at_once():
     """Where the stand-in for what tells it loads: see forking.py."""
-    with Lab(kernel="stock-6.1", load=True) as lab:
+    with Lab(kernel="stock-6.1", load=True, prepare=START) as lab:
         forking.bring(lab, "stock-6.1")
         add(lab, 1, 10**12)
         time.sleep(2.5)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from preloaded import guestpv
+from preloaded import START, guestpv
 
 from pvlab import Lab
 
@@ -28,7 +28,7 @@ PLACES = {
 @pytest.fixture(scope="module", params=PLACES)
 def place(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, str, str]]:
     machine, error, line = PLACES[request.param]
-    with Lab(**machine) as lab:
+    with Lab(prepare=START, **machine) as lab:
         yield lab, error, line
 
 

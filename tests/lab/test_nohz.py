@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hotplug import switch
+from preloaded import START, guestpv
 from reportschema import VALIDATOR
 
 from pvlab import Lab
@@ -14,13 +15,15 @@ from pvlab import Lab
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab(kernel="stock-6.1", vcpus=2, append="nohz_full=1", load=True, steal=50) as lab:
+    with Lab(
+        kernel="stock-6.1", vcpus=2, append="nohz_full=1", load=True, steal=50, prepare=START
+    ) as lab:
         yield lab
 
 
 def validated(lab: Lab, *options: str) -> tuple[int, dict[str, Any]]:
     """The exit code, and the whole report."""
-    done = lab.run(["guestpv", "validate", "--json", *options], timeout=300)
+    done = guestpv(lab, "validate", "--json", *options)
     record = json.loads(done.stdout)
     for check in record["checks"]:
         print(check["verdict"], check["id"], check["text"])

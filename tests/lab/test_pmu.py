@@ -7,12 +7,15 @@ import time
 from itertools import pairwise
 
 import pytest
+from preloaded import COMMAND, START
 from structures import add, ipa
 
 from pvlab import Lab
 
+IN_EVERY_RUN = ["stock-6.1"]
+"""Perf events where guestpv claims are in tests/guest/test_pmu.py."""
 SECOND = 1_000_000_000
-PYTHON = ["env", "PYTHONPATH=/root/tests/guest", "python3", "-c"]
+PYTHON = [*COMMAND, "-c"]
 """In the guest, with what its own tests have for perf events."""
 
 PERF = re.compile(r"^ *([\d,]+) +ns +guestpv/(stolen|unknown)/", re.MULTILINE)
@@ -112,7 +115,7 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def lab():
-    with Lab(vcpus=2, load=True) as lab:
+    with Lab(vcpus=2, load=True, prepare=START) as lab:
         yield lab
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 from hotplug import switch
-from preloaded import guestpv
+from preloaded import START, guestpv
 from structures import ipa
 
 from guestpv.page import abi
@@ -87,7 +87,7 @@ FAULTS = [
 
 @pytest.fixture(scope="module", params=KERNELS)
 def lab(request: pytest.FixtureRequest) -> Iterator[tuple[str, Lab]]:
-    with Lab(kernel=request.param) as lab:
+    with Lab(kernel=request.param, prepare=START) as lab:
         yield request.param, lab
 
 

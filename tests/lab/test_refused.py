@@ -7,6 +7,7 @@ KVM does so where its user gave it no address for the structures.
 import json
 
 import pytest
+from preloaded import START, guestpv
 
 from guestpv.page.abi import PV_TIME_ST
 from pvlab import Lab
@@ -22,12 +23,12 @@ REFUSED_BY_THE_DRAFT = 0xFFFFFFFF
 )
 def test_load_says_that_the_host_refused_what_it_had_vouched_for(kernel, answer):
     """Whether the module calls PV_TIME_ST, or the kernel did when it booted."""
-    with Lab(kernel=kernel) as lab:
+    with Lab(kernel=kernel, prepare=START) as lab:
         with lab.answering(call=PV_TIME_ST, answer=answer):
             if kernel != "claim-6.1":
                 lab.reboot()
-            done = lab.run(["guestpv", "load"])
-            record = json.loads(lab.run(["guestpv", "load", "--json"]).stderr)
+            done = guestpv(lab, "load")
+            record = json.loads(guestpv(lab, "load", "--json").stderr)
             inserted = lab.run(["sh", "-c", "insmod /lib/modules/$(uname -r)/extra/guestpv.ko"])
         assert (done.stdout, done.returncode) == ("", 10)
         (said,) = done.stderr.splitlines()
@@ -38,4 +39,4 @@ def test_load_says_that_the_host_refused_what_it_had_vouched_for(kernel, answer)
         assert inserted.returncode != 0
 
         if kernel == "claim-6.1":  # another kernel has asked once, and does not ask again
-            assert lab.run(["guestpv", "load"]).returncode == 0
+            assert guestpv(lab, "load").returncode == 0

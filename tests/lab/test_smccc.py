@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from preloaded import guestpv
+from preloaded import START, guestpv
 
 from guestpv.page import abi
 from pvlab import Lab
@@ -21,7 +21,7 @@ REFUSED = -1
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with Lab(kernel=request.param, load=True) as lab:
+    with Lab(kernel=request.param, load=True, prepare=START) as lab:
         yield lab
 
 

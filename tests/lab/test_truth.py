@@ -49,8 +49,8 @@ def test_stolen_time_is_what_the_host_says_it_took(machine):
         told, true = (after[of][vcpu] - before[of][vcpu] for of in (0, 1))
         error = told - true
         print(
-            f"{machine} vcpu{vcpu}: host {true / 1e6:.1f} ms, guest {told / 1e6:.1f} ms,"
-            f" error {error / 1e6:+.2f} ms ({100 * error / true:+.2f} %)"
+            f"{' '.join(machine.values())} vcpu{vcpu}: host {true / 1e6:.1f} ms,"
+            f" guest {told / 1e6:.1f} ms, error {error / 1e6:+.2f} ms ({100 * error / true:+.2f} %)"
         )
         assert true > 1_000_000_000, "the host took less than a second: no contention?"
         assert abs(error) <= max(0.02 * true, 5_000_000)

@@ -53,7 +53,7 @@ class Validator:
     """Runs checks in the guest of a lab, as often as it is asked to."""
 
     def __init__(self, lab: Lab) -> None:
-        command = lab.guest.argv(["python3", "-c", VALIDATOR])
+        command = lab.guest.argv([*preloaded.COMMAND, "-c", VALIDATOR])
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         self.after_s: dict[str, float] = {}
@@ -105,7 +105,8 @@ def labs_in_turn() -> Iterator[Callable[..., Lab]]:
                 VALIDATORS.clear()
                 stack.close()
                 running.clear()
-                running[key] = stack.enter_context(Lab(kernel=kernel, load=True, **spec))
+                spec |= {"load": True, "prepare": preloaded.START}
+                running[key] = stack.enter_context(Lab(kernel=kernel, **spec))
                 VALIDATORS[running[key]] = validator = Validator(running[key])
                 stack.callback(validator.close)
             return running[key]
