@@ -15,12 +15,6 @@ KERNELS = ["stock-6.1", "claim-6.1"]
 SLOW_TO_BUILD = ["claim-6.12"]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--matrix", action="store_true", help="on every kernel and host of the lab")
-    parser.addoption("--measure", action="store_true", help="more often, what is done repeatedly")
-    parser.addoption("--pictures", type=Path, metavar="DIR", help="where to put pictures of runs")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`machine`: what a guest is to be like. `kernel_name`: what the module is built against."""
     matrix = metafunc.config.getoption("--matrix")
