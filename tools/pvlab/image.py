@@ -5,7 +5,6 @@ Nothing of it is configured or run while it is made, so a foreign architecture n
 the few files that maintainer scripts would have written are written here.
 """
 
-import re
 import shutil
 import sys
 import tomllib
@@ -50,13 +49,10 @@ def requirements() -> list[str]:
     """What the project and its tests in the guest need from elsewhere."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
+    own = {f"{project['name']}[{extra}]": extras[extra] for extra in extras}
     needed: list[str] = list(project["dependencies"])
     for requirement in extras["guest-test"]:
-        if own := re.fullmatch(rf"{project['name']}\[(.*)\]", requirement):
-            for extra in own[1].split(","):  # no index has the project itself
-                needed += extras[extra]
-        else:
-            needed.append(requirement)
+        needed += own.get(requirement, [requirement])  # no index has the project itself
     return needed
 
 
