@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from preloaded import GUESTPV
+from forkserver import GUESTPV
 
 from guestpv.driver import btf
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from preloaded import GUESTPV
+from forkserver import GUESTPV
 
 import guestpv
 

@@ -9,7 +9,7 @@ import time
 from itertools import pairwise
 
 import pytest
-from preloaded import COMMAND
+from forkserver import COMMAND
 
 import guestpv
 from guestpv.latency.clock import CpuClock, ThreadClock

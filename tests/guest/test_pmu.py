@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from preloaded import GUESTPV
+from forkserver import GUESTPV
 
 import guestpv
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from preloaded import GUESTPV
+from forkserver import GUESTPV
 
 import guestpv
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from preloaded import GUESTPV
+from forkserver import GUESTPV
 
 import guestpv
 

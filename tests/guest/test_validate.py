@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from preloaded import GUESTPV
+from forkserver import GUESTPV
 
 LOADED = Path("/sys/module/guestpv")
 ONLINE = Path("/sys/devices/system/cpu/online")

@@ -9,8 +9,8 @@ import subprocess
 
 from pvlab import Lab
 
-COMMAND = ("python3", "-I", "-S", "/root/tests/guest/preloaded.py")
-"""See there."""
+COMMAND = ("python3", "-I", "-S", "/root/tests/guest/forkserver.py")
+"""See tests/guest/forkserver.py."""
 GUESTPV = shlex.join([*COMMAND, "guestpv"])
 """For a line of shell."""
 START = (*COMMAND, "--start")

@@ -18,7 +18,6 @@ from typing import Any
 
 import preloaded
 import pytest
-from preloaded import GUESTPV
 from reportschema import VALIDATOR
 from structures import ipa
 from validator import (
@@ -591,12 +590,12 @@ def test_a_fault_is_caught_where_guestpv_adopts(labs, fault):
 def test_an_unknown_revision_is_not_interpreted_and_reading_goes_on_when_it_is_known(labs):
     """The thread's open question, as it looks to the users of a VM that was moved."""
     lab = labs("stock-6.1")
-    watch = f"{GUESTPV} watch --json --interval 0.5 >/tmp/watched"
+    watch = f"{preloaded.GUESTPV} watch --json --interval 0.5 >/tmp/watched"
     lab.run(["sh", "-c", f"setsid {watch} </dev/null 2>/dev/null &"])
     lab.run(["sh", "-c", "until test -s /tmp/watched; do sleep 0.2; done"], timeout=60)
     with wrote(1, 0, b"\1\0\0\0")(lab):
         # The module looks once a second, and on an idle CPU when that wakes for something else.
-        known = f"until {GUESTPV} info | grep -q 'unknown, since'; do sleep 0.2; done"
+        known = f"until {preloaded.GUESTPV} info | grep -q 'unknown, since'; do sleep 0.2; done"
         lab.run(["sh", "-c", known], timeout=60)
         done = preloaded.guestpv(lab, "read", "--cpu", "1")
         assert done.returncode == 7
@@ -677,7 +676,7 @@ def test_a_machine_that_sleeps_in_the_middle_is_watched_again(labs):
 def validated_over(lab: Lab, what: str, act: Callable[[], None]) -> None:
     """The VM is stopped and goes on, here or elsewhere, while it is validated: its counts do."""
     checks = "--only discovery.smccc,life.paused,life.survives --wait 120"
-    command = f"{GUESTPV} validate --tap {checks} >/tmp/validated"
+    command = f"{preloaded.GUESTPV} validate --tap {checks} >/tmp/validated"
     lab.run(["sh", "-c", f"rm -f /tmp/validated; setsid {command} </dev/null 2>/dev/null &"])
     lab.run(["sh", "-c", "until grep -q '^ok 1 ' /tmp/validated; do sleep 0.2; done"], timeout=60)
     act()
@@ -693,7 +692,7 @@ def test_moves_under_load_keep_the_counts(labs, times):
     before = json.loads(guestpv(lab, "read", "--json"))["cpus"]
     lab.steal(40)
     spin = "for cpu in 0 1; do taskset -c $cpu sh -c 'while :; do :; done' & done >/dev/null"
-    watch = f"{GUESTPV} watch --json >/tmp/watched"
+    watch = f"{preloaded.GUESTPV} watch --json >/tmp/watched"
     detached = "</dev/null 2>/dev/null &"
     lab.run(["sh", "-c", f"({spin}) {detached} setsid {watch} {detached}"])
 

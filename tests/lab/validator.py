@@ -105,8 +105,8 @@ def labs_in_turn() -> Iterator[Callable[..., Lab]]:
                 VALIDATORS.clear()
                 stack.close()
                 running.clear()
-                spec |= {"load": True, "prepare": preloaded.START}
-                running[key] = stack.enter_context(Lab(kernel=kernel, **spec))
+                wanted = Lab(kernel=kernel, load=True, prepare=preloaded.START, **spec)
+                running[key] = stack.enter_context(wanted)
                 VALIDATORS[running[key]] = validator = Validator(running[key])
                 stack.callback(validator.close)
             return running[key]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Python's modules as commands, in a guest whose Python has imported already what they need.
 
-`preloaded.py guestpv info` does what `python3 -m guestpv info` does, and `preloaded.py -c CODE`
+`forkserver.py guestpv info` does what `python3 -m guestpv info` does, and `forkserver.py -c CODE`
 what `python3 -c CODE` does, but for the seconds that an emulated guest takes for the imports: a
 server makes them once, and each command is a fork of it, with the arguments, environment,
 directory, CPUs, input and output, and the signals of who asks for it. A caller's user and limits it
